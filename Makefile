@@ -1,0 +1,45 @@
+# One command sets up everything and does the work: `make demo`, `make test`, `make lint`.
+PYTHON ?= python3
+VENV := .venv
+SPARROW := $(VENV)/bin/sparrow
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint setup system clean
+
+demo: setup
+	$(SPARROW) demo -o demo
+
+test: setup
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	mkdir -p build/types/sparrow
+	for top in benchmarks deploy kernels models quantize; do ln -sfn ../../../$$top build/types/sparrow/$$top; done
+	MYPYPATH=build/types $(VENV)/bin/mypy -p sparrow
+
+setup: system $(INSTALLED)
+
+# Debian's packages, only those that are missing.
+#   qemu-user     runs aarch64 programs here: every check before a phone is in the room
+#   python3-venv  keeps the Python packages in this folder
+system:
+	@missing=; \
+	command -v qemu-aarch64 >/dev/null || missing="$$missing qemu-user"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing Debian packages:$$missing (to run aarch64 programs, and to keep Python packages here)"; \
+	  if [ "$$(id -u)" = 0 ]; then run=; else run=sudo; fi; \
+	  $$run apt-get update -qq && $$run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	fi
+
+# Python packages at the versions of constraints.txt: torch trains, onnx and onnxruntime are the reference, apache-tvm
+# compiles graphs, ziglang is the cross compiler.
+$(INSTALLED): setup.py constraints.txt
+	@echo "installing Python packages into $(VENV): torch, onnx, onnxruntime, apache-tvm, ziglang and what they need"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(INSTALLED)
+
+clean:
+	rm -rf build dist demo *.egg-info

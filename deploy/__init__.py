@@ -1,0 +1,1 @@
+"""The compiler: ONNX to a self-contained aarch64 bundle, and the command line."""

@@ -1,0 +1,148 @@
+"""Sparrow operators: what the partition makes of a pattern, and what the C driver is told about it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparrow.kernels.formats import ConvWeights
+
+EXTERN_PREFIX = "sparrow.conv2d."
+CHANNEL_PACK = 4
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An int8 activation grid: real = (quantized - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shape of a convolution; a linear layer on M rows is a 1x1 convolution on a 1xM image.
+
+    Attributes:
+        input_shape: (batch, channels, height, width).
+        output_shape: (batch, channels, height, width).
+        kernel: (height, width).
+        stride: (height, width).
+        dilation: (height, width).
+        pad: (top, left); bottom and right follow from the output's shape.
+        groups: 1, or the number of channels for a depthwise convolution.
+    """
+
+    input_shape: tuple[int, int, int, int]
+    output_shape: tuple[int, int, int, int]
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    pad: tuple[int, int] = (0, 0)
+    groups: int = 1
+
+    @property
+    def multiply_accumulates(self) -> int:
+        """Multiply-accumulates of one run, padding counted."""
+        _, channels, height, width = self.output_shape
+        taps = self.kernel[0] * self.kernel[1] * self.input_shape[1] // self.groups
+        return self.output_shape[0] * channels * height * width * taps
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """One convolution or linear layer with everything that is fused into it.
+
+    Attributes:
+        index: Position in the program, part of its extern's name.
+        name: Name for people, from the network.
+        geometry: Its shape.
+        weights: Weights and per-channel constants, ready to pack.
+        input_grid: Grid of int8 input, None for float.
+        output_grid: Grid of int8 output, None for float.
+        residual_grid: Grid of the residual operand, None for a float residual or none.
+        has_residual: Whether a second operand is added.
+        activation: (lowest, highest) real value of the output, infinities where unbounded.
+        reason: Why this weight format was chosen, in a sentence.
+    """
+
+    index: int
+    name: str
+    geometry: Geometry
+    weights: ConvWeights
+    input_grid: Grid | None
+    output_grid: Grid | None
+    residual_grid: Grid | None
+    has_residual: bool
+    activation: tuple[float, float]
+    reason: str
+
+    @property
+    def extern(self) -> str:
+        """Name of the packed function that stands for this layer in Relax."""
+        return f"{EXTERN_PREFIX}{self.index}"
+
+    def descriptor(self) -> dict[str, str]:
+        """Field values of ``struct spw_conv2d`` (kernels/csrc/spw.h), as C initializers."""
+        shape = self.geometry
+        integer = self.input_grid is not None
+        output, residual = self.output_grid, self.residual_grid
+        low, high = self._clamp()
+        fields: dict[str, object] = {
+            "type": "SPW_CONV2D_QA8" if integer else "SPW_CONV2D_F32",
+            "float_output": int(integer and output is None),
+            "batch": shape.input_shape[0],
+            "in_channels": shape.input_shape[1],
+            "in_height": shape.input_shape[2],
+            "in_width": shape.input_shape[3],
+            "out_channels": shape.output_shape[1],
+            "out_height": shape.output_shape[2],
+            "out_width": shape.output_shape[3],
+            "kernel_height": shape.kernel[0],
+            "kernel_width": shape.kernel[1],
+            "stride_height": shape.stride[0],
+            "stride_width": shape.stride[1],
+            "dilation_height": shape.dilation[0],
+            "dilation_width": shape.dilation[1],
+            "pad_top": shape.pad[0],
+            "pad_left": shape.pad[1],
+            "groups": shape.groups,
+            "input_zero_point": self.input_grid.zero_point if self.input_grid else 0,
+            "output_zero_point": output.zero_point if output else 0,
+            "clamp_min": low,
+            "clamp_max": high,
+            "residual_zero_point": residual.zero_point if residual else 0,
+            "residual_scale": c_float(residual.scale / (output.scale if output else 1.0) if residual else 1.0),
+            "float_min": c_float(self.activation[0]),
+            "float_max": c_float(self.activation[1]),
+        }
+        return {name: str(value) for name, value in fields.items()}
+
+    def _clamp(self) -> tuple[int, int]:
+        """Lowest and highest int8 output."""
+        if self.output_grid is None:
+            return -128, 127
+        grid = self.output_grid
+        bounds = np.array(self.activation) / grid.scale + grid.zero_point
+        low, high = np.clip(np.rint(np.clip(bounds, -(2.0**31), 2.0**31)), -128, 127)
+        return int(low), int(high)
+
+
+def c_float(value: float) -> str:
+    """Write a float32 as an exact C constant."""
+    value = float(np.float32(value))
+    if np.isinf(value):
+        return "INFINITY" if value > 0 else "-INFINITY"
+    return f"{value.hex()}f"
+
+
+def packed_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:
+    """Shape of a tensor in channel-packed layout.
+
+    Args:
+        shape: (N, C, H, W), or (M, K) for the operand of a linear layer.
+
+    Returns:
+        (N, ceil(C / 4), H, W, 4), or (1, ceil(K / 4), 1, M, 4).
+    """
+    batch, channels, height, width = (1, shape[1], 1, shape[0]) if len(shape) == 2 else shape
+    return batch, -(-channels // CHANNEL_PACK), height, width, CHANNEL_PACK

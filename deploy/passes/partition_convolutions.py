@@ -1,0 +1,388 @@
+"""Makes Sparrow operators of convolutions and linear layers, with all that can run inside them.
+
+    [dequantize ->] conv2d or matmul [-> multiply, add by channel] [-> add residual] [-> relu or clip] [-> quantize]
+
+becomes one call of ``sparrow.conv2d.<index>`` on plain NCHW tensors, and a ``ConvLayer`` that says what it computes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from sparrow.deploy.operators import CHANNEL_PACK, ConvLayer, Geometry, Grid
+from sparrow.deploy.passes.relax_rewriter import (
+    MainRewriter,
+    constant_array,
+    dtype_of,
+    operator_name,
+    static_shape,
+    use_counts,
+)
+from sparrow.deploy.passes.sink_dequantize import scalar_grid
+from sparrow.kernels.formats import ConvWeights, WeightFormat
+
+ANCHORS = ("relax.nn.conv2d", "relax.matmul")
+UNBOUNDED = (-np.inf, np.inf)
+LARGEST_CODEBOOK = 16
+
+
+@dataclass
+class FusedGroup:
+    """The bindings that one operator replaces, and what they add up to.
+
+    Attributes:
+        anchor: The conv2d or matmul call.
+        members: Variables whose bindings the operator replaces; the last is its result.
+        factor: Multiplier by output channel, float64.
+        offset: Addend by output channel, float64.
+        residual: Second operand, if any.
+        activation: (lowest, highest) output value.
+        output_grid: Grid of the result if it is quantized.
+    """
+
+    anchor: tvm.ir.Call
+    members: list[relax.Var]
+    factor: np.ndarray
+    offset: np.ndarray
+    residual: relax.Var | None = None
+    activation: tuple[float, float] = UNBOUNDED
+    output_grid: Grid | None = None
+
+
+@dataclass
+class Partition:
+    """A module whose convolutions are Sparrow operators, and the operators' layers in order of execution."""
+
+    module: tvm.IRModule
+    layers: list[ConvLayer] = field(default_factory=list)
+
+
+def partition_convolutions(module: tvm.IRModule, names: Sequence[str] = ()) -> Partition:
+    """Apply the pass to ``main``.
+
+    Args:
+        module: Imported network, dequantize already sunk below data movement.
+        names: Names for people of its convolutions and matrix products, in order; ignored unless there is one for each.
+
+    Returns:
+        The rewritten module and its layers. What the pass cannot take stays as it is, for TVM to lower.
+    """
+    rewriter = _Partition(module, names)
+    return Partition(rewriter.run(), rewriter.layers)
+
+
+class _Partition(MainRewriter):
+    def __init__(self, module: tvm.IRModule, names: Sequence[str]) -> None:
+        super().__init__(module)
+        anchors = [binding.var for binding in self.bindings if operator_name(binding.value) in ANCHORS]
+        self.names = dict(zip(anchors, names, strict=True)) if len(anchors) == len(names) else {}
+        self.layers: list[ConvLayer] = []
+        self.uses = use_counts(module)
+        self.readers = {}
+        for binding in self.bindings:
+            for operand in _operands(binding.value):
+                self.readers.setdefault(operand, []).append(binding.var)
+        self.claimed: set[relax.Var] = set()
+        self.groups: dict[relax.Var, FusedGroup] = {}
+        for binding in self.bindings:
+            if binding.var not in self.claimed and (group := self._grow(binding.var, binding.value)) is not None:
+                self.claimed.update(group.members)
+                self.groups[group.members[-1]] = group
+
+    def rewrite(self, var: relax.Var, value: tvm.ir.Expr) -> tvm.ir.Expr | None:
+        if (group := self.groups.get(var)) is not None:
+            return self._emit_operator(group, var)
+        if var in self.claimed:
+            return None
+        return super().rewrite(var, value)
+
+    # Matching
+
+    def _grow(self, var: relax.Var, call: tvm.ir.Expr) -> FusedGroup | None:
+        """Start at a convolution and take in the operators after it for as long as one kernel can run them."""
+        if not self._is_anchor(call):
+            return None
+        channel_axis = 1 if operator_name(call) == "relax.nn.conv2d" else -1
+        shape = static_shape(var)
+        channels = shape[channel_axis]
+        group = FusedGroup(call, [var], np.ones(channels), np.zeros(channels))
+        integer = self._input_grid(call) is not None
+        for reader in self._only_readers(var):
+            step = self.definitions[reader]
+            name = operator_name(step)
+            others = [argument for argument in step.args if not argument.same_as(group.members[-1])]
+            by_channel = _channel_constant(others[0], shape, channel_axis) if len(others) == 1 else None
+            before_residual = group.residual is None and group.activation == UNBOUNDED
+            if name == "relax.multiply" and by_channel is not None and before_residual:
+                group.factor, group.offset = group.factor * by_channel, group.offset * by_channel
+            elif name == "relax.add" and by_channel is not None and before_residual:
+                group.offset = group.offset + by_channel
+            elif name == "relax.add" and before_residual and self._fits_as_residual(others, shape, integer):
+                group.residual = others[0]
+            elif name in ("relax.nn.relu", "relax.nn.relu6", "relax.clip") and group.activation == UNBOUNDED:
+                group.activation = _activation_bounds(name, step)
+            elif name == "relax.quantize" and integer and step.attrs.out_dtype == "int8" and scalar_grid(step):
+                group.output_grid = scalar_grid(step)
+                group.members.append(reader)
+                break
+            else:
+                break
+            group.members.append(reader)
+        return group
+
+    def _only_readers(self, var: relax.Var) -> Iterator[relax.Var]:
+        """Follow a chain of values that are read exactly once, by a call that no other group has taken."""
+        while self.uses[var] == 1 and len(self.readers.get(var, [])) == 1:
+            reader = self.readers[var][0]
+            if reader in self.claimed or not isinstance(self.definitions[reader], tvm.ir.Call):
+                return
+            yield reader
+            var = reader
+
+    def _is_anchor(self, call: tvm.ir.Expr) -> bool:
+        name = operator_name(call)
+        if name == "relax.nn.conv2d":
+            return call.attrs.data_layout == "NCHW" and self._weights(call) is not None
+        if name == "relax.matmul":
+            shapes = static_shape(call.args[0]), static_shape(call.args[1])
+            return [len(shape) for shape in shapes] == [2, 2] and self._weights(call) is not None
+        return False
+
+    def _fits_as_residual(self, operands: list[tvm.ir.Expr], shape: tuple[int, ...], integer: bool) -> bool:
+        if len(operands) != 1 or not isinstance(operands[0], relax.Var) or static_shape(operands[0]) != shape:
+            return False
+        return self._dequantized(operands[0]) is not None if integer else dtype_of(operands[0]) == "float32"
+
+    def _dequantized(self, var: tvm.ir.Expr) -> tuple[relax.Var, Grid] | None:
+        """The int8 tensor and grid behind a float value, if it is one."""
+        call = self.definitions.get(var) if isinstance(var, relax.Var) else None
+        if operator_name(call) != "relax.dequantize" or not isinstance(call.args[0], relax.Var):
+            return None
+        grid = scalar_grid(call)
+        return (call.args[0], grid) if grid is not None and dtype_of(call.args[0]) == "int8" else None
+
+    def _input_grid(self, call: tvm.ir.Call) -> Grid | None:
+        source = self._dequantized(call.args[0])
+        return source[1] if source else None
+
+    def _weights(self, call: tvm.ir.Call) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Constant weights of an anchor, OIHW or OI: (values, scale by output channel or None for float values)."""
+        found = self._constant(call.args[1])
+        if found is None:
+            return None
+        values, scale = found
+        if operator_name(call) == "relax.matmul":
+            values, scale = values.T, None if scale is None else scale.T
+        if scale is None:
+            return values, None
+        if scale.size not in (1, scale.shape[0]):
+            return None
+        return values, np.broadcast_to(scale.reshape(-1), values.shape[:1])
+
+    def _constant(self, expression: tvm.ir.Expr) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """A constant behind an optional dequantize and transposes: (values, scale of the values' rank or None)."""
+        if (values := constant_array(expression)) is not None:
+            return values, None
+        call = self.definitions.get(expression) if isinstance(expression, relax.Var) else None
+        if operator_name(call) == "relax.permute_dims" and (found := self._constant(call.args[0])) is not None:
+            axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
+            return found[0].transpose(axes), None if found[1] is None else found[1].transpose(axes)
+        if operator_name(call) != "relax.dequantize":
+            return None
+        values, scale, zero_point = (constant_array(argument) for argument in call.args)
+        if values is None or scale is None or zero_point is None or values.dtype != np.int8 or zero_point.any():
+            return None
+        shape = [1] * values.ndim
+        shape[int(call.attrs.axis)] = scale.size
+        return values, scale.reshape(shape)
+
+    # Rewriting
+
+    def _emit_operator(self, group: FusedGroup, var: relax.Var) -> relax.Var:
+        call = group.anchor
+        source, residual = self._dequantized(call.args[0]), self._dequantized(group.residual)
+        integer = source is not None
+        operands = [source[0] if source else call.args[0]]
+        if group.residual is not None:
+            operands.append(residual[0] if integer and residual else group.residual)
+        geometry = _geometry(call, static_shape(group.members[0]))
+        values, weight_scale = self._weights(call)
+        if values.ndim == 2:
+            values = values[:, :, None, None]
+        values, geometry = _regroup(values, geometry)
+        output_scale = group.output_grid.scale if group.output_grid else 1.0
+        if integer:
+            weights, reason = _integer_weights(values, weight_scale, geometry, source[1], group, output_scale)
+        else:
+            weights, reason = _float_weights(values, weight_scale, geometry, group)
+        index = len(self.layers)
+        self.layers.append(
+            ConvLayer(
+                index=index,
+                name=self.names.get(group.members[0], f"layer{index}"),
+                geometry=geometry,
+                weights=weights,
+                input_grid=source[1] if source else None,
+                output_grid=group.output_grid,
+                residual_grid=residual[1] if integer and residual else None,
+                has_residual=group.residual is not None,
+                activation=group.activation,
+                reason=reason,
+            )
+        )
+        layer = self.layers[-1]
+        output_type = relax.TensorType(static_shape(var), dtype_of(var))
+        arguments = relax.Tuple([self.renew(operand) for operand in operands])
+        return self.emit(relax.call_dps_packed(layer.extern, arguments, output_type), var.name)
+
+
+def _operands(expression: tvm.ir.Expr) -> Iterator[relax.Var]:
+    if isinstance(expression, relax.Var):
+        yield expression
+    elif isinstance(expression, relax.Tuple):
+        for item in expression.fields:
+            yield from _operands(item)
+    elif isinstance(expression, relax.TupleGetItem):
+        yield from _operands(expression.tuple_value)
+    elif isinstance(expression, tvm.ir.Call):
+        for argument in expression.args:
+            yield from _operands(argument)
+
+
+def _channel_constant(expression: tvm.ir.Expr, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
+    """Value by channel of a constant that broadcasts over everything but the channel axis, as float64."""
+    values = constant_array(expression)
+    if values is None or values.ndim > len(shape):
+        return None
+    full = (1,) * (len(shape) - values.ndim) + values.shape
+    axis %= len(shape)
+    if any(size != 1 for position, size in enumerate(full) if position != axis):
+        return None
+    return np.broadcast_to(values.reshape(-1), shape[axis]).astype(np.float64)
+
+
+def _activation_bounds(name: str, call: tvm.ir.Call) -> tuple[float, float]:
+    if name == "relax.clip":
+        return float(call.args[1].value), float(call.args[2].value)
+    return 0.0, 6.0 if name == "relax.nn.relu6" else np.inf
+
+
+def _geometry(call: tvm.ir.Call, output_shape: tuple[int, ...]) -> Geometry:
+    if operator_name(call) == "relax.matmul":
+        rows, depth = static_shape(call.args[0])
+        return Geometry((1, depth, 1, rows), (1, output_shape[1], 1, rows))
+    attributes = call.attrs
+    kernel = static_shape(call.args[1])[2:]
+    return Geometry(
+        input_shape=static_shape(call.args[0]),
+        output_shape=output_shape,
+        kernel=kernel,
+        stride=tuple(int(value) for value in attributes.strides),
+        dilation=tuple(int(value) for value in attributes.dilation),
+        pad=tuple(int(value) for value in attributes.padding[:2]),
+        groups=int(attributes.groups),
+    )
+
+
+def _regroup(values: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:
+    """Write a grouped convolution that no kernel takes as a dense one, with zeros between the groups."""
+    groups, inputs, outputs = geometry.groups, geometry.input_shape[1], geometry.output_shape[1]
+    depthwise = groups == inputs == outputs
+    packable = (inputs // groups) % CHANNEL_PACK == 0 and (outputs // groups) % CHANNEL_PACK == 0
+    if groups == 1 or depthwise or packable:
+        return values, geometry
+    dense = np.zeros((outputs, inputs, *values.shape[2:]), values.dtype)
+    for group in range(groups):
+        rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
+        columns = slice(group * inputs // groups, (group + 1) * inputs // groups)
+        dense[rows, columns] = values[rows]
+    fields = {**geometry.__dict__, "groups": 1}
+    return dense, Geometry(**fields)
+
+
+def _integer_weights(
+    values: np.ndarray,
+    weight_scale: np.ndarray | None,
+    geometry: Geometry,
+    input_grid: Grid,
+    group: FusedGroup,
+    output_scale: float,
+) -> tuple[ConvWeights, str]:
+    """Choose the format of weights that meet int8 activations, and fold everything after them into constants."""
+    channels = values.shape[0]
+    codebook = None
+    depthwise = geometry.groups > 1 and values.shape[1] == 1
+    if weight_scale is not None:
+        quantized, scale = values, weight_scale
+        reason = "int8 in the network"
+    elif (found := find_codebook(values)) is not None:
+        codebook, indices, codebook_scale = found
+        quantized = codebook[indices]
+        scale = np.full(channels, codebook_scale)
+        reason = f"{len(codebook)} distinct values: a codebook"
+    else:
+        largest = np.abs(values).reshape(channels, -1).max(axis=1)
+        scale = np.where(largest > 0, largest, 1.0) / 127
+        quantized = np.rint(values / scale.reshape(-1, 1, 1, 1)).astype(np.int8)
+        reason = "float weights behind an int8 input: quantized per channel"
+    if codebook is not None and depthwise:
+        codebook, reason = None, f"{reason}; depthwise kernels read int8"
+    initial = -input_grid.zero_point * quantized.astype(np.int64).reshape(channels, -1).sum(axis=1)
+    weights = ConvWeights(
+        format=_codebook_format(codebook),
+        values=quantized if codebook is None else indices,
+        codebook=codebook,
+        initial=initial.astype(np.int32),
+        scale=(input_grid.scale * np.float64(scale) * group.factor / output_scale).astype(np.float32),
+        bias=(group.offset / output_scale).astype(np.float32),
+        groups=geometry.groups,
+    )
+    return weights, reason
+
+
+def _codebook_format(codebook: np.ndarray | None) -> WeightFormat:
+    if codebook is None:
+        return WeightFormat.QS8C
+    return WeightFormat.CB2T if len(codebook) <= 4 else WeightFormat.CB4T
+
+
+def _float_weights(
+    values: np.ndarray, weight_scale: np.ndarray | None, geometry: Geometry, group: FusedGroup
+) -> tuple[ConvWeights, str]:
+    factor = group.factor if weight_scale is None else group.factor * weight_scale
+    channels = values.shape[0]
+    weights = ConvWeights(
+        format=WeightFormat.F32,
+        values=(values * factor.reshape(-1, 1, 1, 1)).astype(np.float32),
+        codebook=None,
+        initial=np.zeros(channels, np.int32),
+        scale=np.ones(channels, np.float32),
+        bias=group.offset.astype(np.float32),
+        groups=geometry.groups,
+    )
+    return weights, "float input"
+
+
+def find_codebook(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Recognize weights that share at most 16 values.
+
+    Args:
+        values: Float weights of any shape.
+
+    Returns:
+        int8 codebook in ascending order, uint8 index of each weight, and the scale: codebook * scale = value, exact to
+        half a step. None if there are more values, or they do not survive the int8 grid.
+    """
+    distinct, indices = np.unique(values, return_inverse=True)
+    if distinct.size > LARGEST_CODEBOOK:
+        return None
+    largest = float(np.abs(distinct).max())
+    scale = largest / 127 if largest > 0 else 1.0
+    codebook = np.rint(distinct / scale).astype(np.int8)
+    nonzero = distinct != 0
+    if np.any(codebook[nonzero] == 0) or np.unique(codebook).size != distinct.size:
+        return None
+    return codebook, indices.reshape(values.shape).astype(np.uint8), scale

@@ -1,0 +1,163 @@
+"""The whole compiler as one list of phases, from an imported ONNX network to a function that can be printed as C."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tvm
+from tvm import relax
+
+from sparrow.deploy.codegen_c import tvm_symbol
+from sparrow.deploy.frontend_onnx import OnnxNetwork, import_relax
+from sparrow.deploy.operators import ConvLayer
+from sparrow.deploy.passes.pack_channels import pack_channels
+from sparrow.deploy.passes.partition_convolutions import partition_convolutions
+from sparrow.deploy.passes.sink_dequantize import sink_dequantize
+from sparrow.deploy.target import Target
+
+transform = relax.transform
+
+
+@dataclass
+class CompilerState:
+    """What the phases hand on.
+
+    Attributes:
+        network: The network that is compiled.
+        target: What it is compiled for.
+        name: C identifier of the network.
+        module: Its Relax module, replaced by every phase.
+        layers: Sparrow layers, once partitioned.
+    """
+
+    network: OnnxNetwork
+    target: Target
+    name: str
+    module: tvm.IRModule = field(default_factory=tvm.IRModule)
+    layers: list[ConvLayer] = field(default_factory=list)
+
+
+Phase = Callable[[CompilerState], tvm.IRModule]
+
+
+def _import(state: CompilerState) -> tvm.IRModule:
+    return import_relax(state.network)
+
+
+def _canonicalize(state: CompilerState) -> tvm.IRModule:
+    passes = [transform.CanonicalizeBindings(), transform.EliminateCommonSubexpr(), _dead_code()]
+    return tvm.transform.Sequential(passes)(state.module)
+
+
+def _sink_dequantize(state: CompilerState) -> tvm.IRModule:
+    return sink_dequantize(state.module)
+
+
+def _partition(state: CompilerState) -> tvm.IRModule:
+    partition = partition_convolutions(state.module, layer_names(state.network))
+    state.layers = partition.layers
+    return partition.module
+
+
+def _pack_channels(state: CompilerState) -> tvm.IRModule:
+    return pack_channels(state.module)
+
+
+def _legalize(state: CompilerState) -> tvm.IRModule:
+    """Let TVM lower, fold and fuse everything that is not Sparrow's."""
+    passes = [
+        transform.CanonicalizeBindings(),
+        transform.LegalizeOps(),
+        transform.AnnotateTIROpPattern(),
+        transform.FoldConstant(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        _dead_code(),
+    ]
+    with tvm.target.Target(llvm_target(state.target)):
+        return tvm.transform.Sequential(passes)(state.module)
+
+
+def _plan_memory(state: CompilerState) -> tvm.IRModule:
+    passes = [
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        transform.CallTIRRewrite(),
+        transform.StaticPlanBlockMemory(),
+    ]
+    return tvm.transform.Sequential(passes)(state.module)
+
+
+PHASES: tuple[tuple[str, Phase], ...] = (
+    ("import", _import),
+    ("canonicalize", _canonicalize),
+    ("sink-dequantize", _sink_dequantize),
+    ("partition", _partition),
+    ("pack-channels", _pack_channels),
+    ("legalize", _legalize),
+    ("plan-memory", _plan_memory),
+)
+
+
+def run_pipeline(
+    state: CompilerState, *, dump_dir: Path | None = None, on_phase: Callable[[str], None] = lambda name: None
+) -> None:
+    """Run every phase on ``state``, in place.
+
+    Args:
+        state: Network and target; module and layers are filled in.
+        dump_dir: Folder that gets the module after each phase, as ``<number>-<phase>.py``.
+        on_phase: Called with the name of each phase before it starts.
+    """
+    for number, (name, phase) in enumerate(PHASES):
+        on_phase(name)
+        state.module = phase(state)
+        if dump_dir is not None:
+            dump_dir.mkdir(parents=True, exist_ok=True)
+            (dump_dir / f"{number}-{name}.py").write_text(state.module.script(show_meta=False), encoding="utf-8")
+
+
+def compile_functions(module: tvm.IRModule, name: str, target: Target, output: Path) -> None:
+    """Compile the functions that TVM generated to one aarch64 object file.
+
+    Args:
+        module: Module after the last phase.
+        name: C identifier of the network; prefixes every symbol.
+        target: Core to schedule for.
+        output: Object file to write; left out if there are no such functions.
+    """
+    functions = {
+        variable: function.with_attr("global_symbol", tvm_symbol(name, variable.name_hint))
+        for variable, function in module.functions.items()
+        if not isinstance(function, relax.Function)
+    }
+    if functions:
+        spec = llvm_target(target)
+        compiled = tvm.compile(tvm.IRModule(functions), target=tvm.target.Target(spec, host=spec))
+        compiled.mod.write_to_file(str(output), "o")
+
+
+def llvm_target(target: Target) -> dict[str, object]:
+    """TVM's description of a target: plain Armv8-A instructions, scheduled for the core."""
+    return {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": target.llvm_cpu, "mattr": BASELINE}
+
+
+# The bundle has to run everywhere, so code that is not picked at load time keeps to Armv8.0.
+BASELINE = ["+neon", "-dotprod", "-fullfp16", "-rdm", "-lse", "-crc", "-sve", "-sve2", "-i8mm", "-bf16", "-rcpc"]
+
+
+def layer_names(network: OnnxNetwork) -> list[str]:
+    """Name each convolution and matrix product, in order, after its weight."""
+    producers = {output: node for node in network.model.graph.node for output in node.output}
+    initializers = {tensor.name for tensor in network.model.graph.initializer}
+    names = []
+    for node in network.model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            weight = node.input[1]
+            name = weight if weight in initializers or weight in producers else node.name
+            names.append(name.removesuffix(".weight") or node.name)
+    return names
+
+
+def _dead_code() -> tvm.transform.Pass:
+    return transform.DeadCodeElimination(["main"])

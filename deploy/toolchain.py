@@ -1,0 +1,161 @@
+"""Cross compilers: which one is used, how it is called, and what to do when it is missing."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparrow.kernels.errors import SparrowError, near_names
+
+# Instruction set of a kernel file -> clang's name for the CPU that has it. The scalar twins are compiled like NEON.
+ZIG_CPU = {
+    "scalar": "generic",
+    "neon": "generic",
+    "neon_dotprod": "generic+dotprod",
+    "neon_fp16": "generic+fullfp16",
+    "neon_i8mm": "generic+dotprod+i8mm",
+}
+GCC_ARCH = {
+    "scalar": "armv8-a",
+    "neon": "armv8-a",
+    "neon_dotprod": "armv8.2-a+dotprod",
+    "neon_fp16": "armv8.2-a+fp16",
+    "neon_i8mm": "armv8.2-a+dotprod+i8mm",
+}
+
+# -ffp-contract=off keeps a scalar twin and its NEON form equal to the last bit: fused only where the code says fma.
+C_FLAGS = ("-std=c11", "-O3", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno", "-fPIC",
+           "-ffunction-sections", "-fdata-sections", "-fvisibility=hidden", "-fno-sanitize=all")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """One C compiler that makes aarch64 Linux programs.
+
+    Attributes:
+        name: ``zig`` (clang with musl; static results also run on Android) or ``gcc``.
+        compiler: Command that compiles and links.
+        archiver: Command that makes static libraries.
+        version: The compiler's own version line, part of every cache key.
+    """
+
+    name: str
+    compiler: tuple[str, ...]
+    archiver: tuple[str, ...]
+    version: str
+
+    def compile(self, source: Path, output: Path, *, isa: str = "neon", flags: Sequence[str] = ()) -> None:
+        """Compile one C or assembly file to an object file.
+
+        Args:
+            source: File to compile.
+            output: Object file to write.
+            isa: Instruction set, a key of ``ZIG_CPU``.
+            flags: Further flags, include paths for example.
+
+        Raises:
+            SparrowError: The compiler failed; its messages are in the error.
+        """
+        self._run([*self.compiler, *self._static_target(isa), *C_FLAGS, *flags, "-c", str(source), "-o", str(output)])
+
+    def link_executable(self, inputs: Sequence[Path], output: Path) -> None:
+        """Link a static executable that needs nothing but the kernel of the operating system."""
+        files = map(str, inputs)
+        self._run([*self.compiler, *self._static_target("neon"), "-static", "-Wl,--gc-sections", "-Wl,-s",
+                   "-Wl,-z,max-page-size=16384", *files, "-lm", "-pthread", "-o", str(output)])  # fmt: skip
+
+    def link_shared(self, inputs: Sequence[Path], output: Path, *, exports: Sequence[str]) -> None:
+        """Link a shared library for glibc 2.17 or newer, the oldest with aarch64.
+
+        Args:
+            inputs: Object files and libraries.
+            output: Library to write.
+            exports: Patterns of the symbols that stay visible.
+        """
+        target = ("-target", "aarch64-linux-gnu.2.17") if self.name == "zig" else ()
+        files = map(str, inputs)
+        with tempfile.NamedTemporaryFile("w", suffix=".map") as script:
+            script.write(f"{{ global: {' '.join(f'{pattern};' for pattern in exports)} local: *; }};\n")
+            script.flush()
+            self._run([*self.compiler, *target, "-shared", "-Wl,--gc-sections", "-Wl,-s", "-Wl,-z,defs",
+                       "-Wl,-z,max-page-size=16384", f"-Wl,--version-script={script.name}", *files,
+                       "-lm", "-lpthread", "-o", str(output)])  # fmt: skip
+
+    def archive(self, objects: Sequence[Path], output: Path) -> None:
+        """Put object files into a static library, without timestamps so that equal inputs give equal bytes."""
+        output.unlink(missing_ok=True)
+        self._run([*self.archiver, "rcsD", str(output), *map(str, objects)])
+
+    def _static_target(self, isa: str) -> tuple[str, ...]:
+        if self.name == "zig":
+            return ("-target", "aarch64-linux-musl", f"-mcpu={ZIG_CPU[isa]}")
+        return (f"-march={GCC_ARCH[isa]}",)
+
+    def _run(self, command: Sequence[str]) -> None:
+        result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        if result.returncode:
+            tail = "\n".join(result.stderr.strip().splitlines()[-20:])
+            raise SparrowError(
+                f"the cross compiler failed (exit {result.returncode}):\n{' '.join(command)}\n{tail}",
+                next_step="check free disk space and the compiler with: sparrow doctor",
+            )
+
+
+def _zig() -> Toolchain | None:
+    if importlib.util.find_spec("ziglang") is None:
+        return None
+    zig = (sys.executable, "-m", "ziglang")
+    version = subprocess.run([*zig, "version"], capture_output=True, text=True, check=True).stdout.strip()
+    return Toolchain("zig", (*zig, "cc"), (*zig, "ar"), f"zig {version}")
+
+
+def _gcc() -> Toolchain | None:
+    compiler, archiver = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("aarch64-linux-gnu-ar")
+    if compiler is None or archiver is None:
+        return None
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    return Toolchain("gcc", (compiler,), (archiver,), version.splitlines()[0])
+
+
+TOOLCHAINS = {"zig": _zig, "gcc": _gcc}
+
+
+def find_toolchain(name: str | None = None) -> Toolchain:
+    """Find the cross compiler.
+
+    Args:
+        name: ``zig`` or ``gcc``; by default the environment's ``SPARROW_TOOLCHAIN``, else the first installed.
+
+    Returns:
+        A compiler that was found on this machine.
+
+    Raises:
+        SparrowError: It is unknown or not installed; the message has the command that installs it.
+    """
+    name = name or os.environ.get("SPARROW_TOOLCHAIN")
+    if name is not None and name not in TOOLCHAINS:
+        raise SparrowError(f"unknown toolchain {name!r}", expected=near_names(name, TOOLCHAINS))
+    for candidate in [name] if name else list(TOOLCHAINS):
+        if (toolchain := TOOLCHAINS[candidate]()) is not None:
+            return toolchain
+    raise SparrowError(
+        f"no cross compiler for aarch64 was found (looked for {', '.join([name] if name else TOOLCHAINS)})",
+        expected="the Python package ziglang, or Debian's gcc-aarch64-linux-gnu",
+        next_step="pip install 'ziglang>=0.14,<0.18'   (or: apt-get install gcc-aarch64-linux-gnu)",
+    )
+
+
+def source_key(files: Sequence[Path], *extra: str) -> str:
+    """Hash file contents and further text into a cache key of 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for text in extra:
+        digest.update(text.encode() + b"\0")
+    for file in sorted(files):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]

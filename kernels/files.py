@@ -1,0 +1,105 @@
+"""Writing files so that a failure or an interruption leaves nothing half-written, and the cache folder."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sparrow.kernels.errors import SparrowError
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: ``$SPARROW_CACHE``, else ``sparrow`` in the user's cache folder."""
+    if chosen := os.environ.get("SPARROW_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparrow"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a path beside ``path`` to write to; rename it to ``path`` if the block succeeds, remove it otherwise.
+
+    Raises:
+        SparrowError: The folder does not exist or cannot be written, or the disk is full.
+    """
+    with _explain_write_errors(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, may_replace: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give a new folder beside ``path`` to fill; put it in the place of ``path`` if the block succeeds.
+
+    Args:
+        path: Folder to make. Its parents are created.
+        may_replace: Asked before an existing, non-empty folder is replaced.
+
+    Raises:
+        SparrowError: Something else is in the way, the place cannot be written, or the disk is full.
+    """
+    with _explain_write_errors(path):
+        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or may_replace(path))):
+            raise SparrowError(
+                f"{path} exists and Sparrow did not make it",
+                expected="a new or empty folder, or an earlier result to replace",
+                next_step="choose another output folder, or remove this one",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                path.replace(old)
+                try:
+                    temporary.replace(path)
+                except OSError:
+                    old.replace(path)
+                    raise
+                shutil.rmtree(old)
+            else:
+                temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _explain_write_errors(path: Path) -> Iterator[None]:
+    causes = {
+        errno.ENOSPC: ("the disk is full", "free some space"),
+        errno.EDQUOT: ("the disk quota is used up", "free some space"),
+        errno.EROFS: ("the file system is read-only", "choose another output"),
+        errno.EACCES: ("permission denied", "choose another output, or change the folder's permissions"),
+        errno.EPERM: ("permission denied", "choose another output, or change the folder's permissions"),
+        errno.ENOENT: ("the folder does not exist", f"mkdir -p '{path.parent}'"),
+        errno.ENOTDIR: ("a part of the path is no folder", "choose another output"),
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in causes:
+            raise
+        cause, next_step = causes[error.errno]
+        raise SparrowError(
+            f"cannot write {path}: {cause}", expected="a folder with write access", next_step=next_step
+        ) from error

@@ -1,0 +1,56 @@
+"""Packaging of Sparrow: the top-level folders install as the namespace package ``sparrow``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TOP_LEVEL = ("benchmarks", "deploy", "kernels", "models", "quantize")
+
+
+def namespace_packages() -> dict[str, str]:
+    """Map every importable ``sparrow.x.y`` to the folder ``x/y`` that holds it."""
+    folders = {f"sparrow.{top}": top for top in TOP_LEVEL}
+    for top in TOP_LEVEL:
+        folders |= {f"sparrow.{top}.{name}": f"{top}/{name.replace('.', '/')}" for name in find_packages(top)}
+    return folders
+
+
+def non_python_files() -> dict[str, list[str]]:
+    """List the C sources and data files that have to travel inside the wheel."""
+    suffixes = {".c", ".h", ".S", ".yaml", ".json", ".html", ".css"}
+    return {
+        f"sparrow.{top}": [str(path.relative_to(top)) for path in Path(top).rglob("*") if path.suffix in suffixes]
+        for top in TOP_LEVEL
+    }
+
+
+PACKAGES = namespace_packages()
+
+setup(
+    name="sparrow-mobile",
+    version="0.1.0",
+    description="Trains, compiles and measures low-bit and sparse networks for ARM CPUs",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data=non_python_files(),
+    install_requires=[
+        "apache-tvm>=0.27,<0.28",  # graph compiler; its Python interface changes with every release
+        "click>=8.1",  # command line
+        "numpy>=1.26",
+        "onnx>=1.20",  # UINT2 initializers appear in 1.20
+        "onnxruntime>=1.23",  # the reference that every bundle is verified against
+        "onnxscript>=0.5",  # behind torch.onnx.export
+        "pillow>=10",  # decodes the images of an image folder
+        "pyyaml>=6",  # configs
+        "rich>=13",  # progress and tables
+        "scikit-learn>=1.4",  # k-means, and the bundled handwritten digits
+        "torch>=2.8,<2.14",  # training; torch.onnx.ops.symbolic appears in 2.8
+        "ziglang>=0.14,<0.18",  # clang and musl for every target in one wheel: the cross compiler
+    ],
+    extras_require={"dev": ["hypothesis>=6", "mypy>=1.13", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8"]},
+    entry_points={"console_scripts": ["sparrow = sparrow.deploy.cli:main"]},
+)
