@@ -12,6 +12,7 @@ from sparrow.deploy.frontend_onnx import OnnxNetwork, import_relax
 from sparrow.deploy.operators import ConvLayer
 from sparrow.deploy.passes.pack_channels import pack_channels
 from sparrow.deploy.passes.partition_convolutions import partition_convolutions
+from sparrow.deploy.passes.recover_clip import recover_clip
 from sparrow.deploy.passes.sink_dequantize import sink_dequantize
 from sparrow.deploy.target import Target
 
@@ -47,6 +48,10 @@ def _import(state: CompilerState) -> tvm.IRModule:
 def _canonicalize(state: CompilerState) -> tvm.IRModule:
     passes = [transform.CanonicalizeBindings(), transform.EliminateCommonSubexpr(), _dead_code()]
     return tvm.transform.Sequential(passes)(state.module)
+
+
+def _recover_clip(state: CompilerState) -> tvm.IRModule:
+    return recover_clip(state.module)
 
 
 def _sink_dequantize(state: CompilerState) -> tvm.IRModule:
@@ -90,6 +95,7 @@ def _plan_memory(state: CompilerState) -> tvm.IRModule:
 
 PHASES: tuple[tuple[str, Phase], ...] = (
     ("import", _import),
+    ("recover-clip", _recover_clip),
     ("canonicalize", _canonicalize),
     ("sink-dequantize", _sink_dequantize),
     ("partition", _partition),

@@ -30,7 +30,7 @@ GCC_ARCH = {
 }
 
 # -ffp-contract=off keeps a scalar twin and its NEON form equal to the last bit: fused only where the code says fma.
-C_FLAGS = ("-std=c11", "-O3", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno", "-fPIC",
+C_FLAGS = ("-std=c11", "-O3", "-g0", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno", "-fPIC",
            "-ffunction-sections", "-fdata-sections", "-fvisibility=hidden", "-fno-sanitize=all")  # fmt: skip
 
 

@@ -97,9 +97,8 @@ def _explain_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in causes:
-            raise
-        cause, next_step = causes[error.errno]
+        unknown = (error.strerror or str(error), "choose another output")
+        cause, next_step = causes.get(error.errno or 0, unknown)
         raise SparrowError(
             f"cannot write {path}: {cause}", expected="a folder with write access", next_step=next_step
         ) from error

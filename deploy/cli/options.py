@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+RUNNERS = ["qemu"]
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 

@@ -114,7 +114,7 @@ class _Partition(MainRewriter):
             step = self.definitions[reader]
             name = operator_name(step)
             others = [argument for argument in step.args if not argument.same_as(group.members[-1])]
-            by_channel = _channel_constant(others[0], shape, channel_axis) if len(others) == 1 else None
+            by_channel = self._channel_constant(others[0], shape, channel_axis) if len(others) == 1 else None
             before_residual = group.residual is None and group.activation == UNBOUNDED
             if name == "relax.multiply" and by_channel is not None and before_residual:
                 group.factor, group.offset = group.factor * by_channel, group.offset * by_channel
@@ -122,8 +122,9 @@ class _Partition(MainRewriter):
                 group.offset = group.offset + by_channel
             elif name == "relax.add" and before_residual and self._fits_as_residual(others, shape, integer):
                 group.residual = others[0]
-            elif name in ("relax.nn.relu", "relax.nn.relu6", "relax.clip") and group.activation == UNBOUNDED:
-                group.activation = _activation_bounds(name, step)
+            elif (bounds := _activation_bounds(name, step)) is not None:
+                low, high = np.clip(group.activation, *bounds)
+                group.activation = float(low), float(high)
             elif name == "relax.quantize" and integer and step.attrs.out_dtype == "int8" and scalar_grid(step):
                 group.output_grid = scalar_grid(step)
                 group.members.append(reader)
@@ -199,6 +200,20 @@ class _Partition(MainRewriter):
         shape[int(call.attrs.axis)] = scale.size
         return values, scale.reshape(shape)
 
+    def _channel_constant(self, expression: tvm.ir.Expr, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
+        """Value by channel of a constant that broadcasts over everything but the channel axis, as float64."""
+        values = constant_array(expression)
+        call = self.definitions.get(expression) if isinstance(expression, relax.Var) else None
+        if operator_name(call) == "relax.reshape" and (source := constant_array(call.args[0])) is not None:
+            values = source.reshape(static_shape(expression))  # the importer's form of a convolution's bias
+        if values is None or values.ndim > len(shape):
+            return None
+        full = (1,) * (len(shape) - values.ndim) + values.shape
+        axis %= len(shape)
+        if any(size != 1 for position, size in enumerate(full) if position != axis):
+            return None
+        return np.broadcast_to(values.reshape(-1), shape[axis]).astype(np.float64)
+
     # Rewriting
 
     def _emit_operator(self, group: FusedGroup, var: relax.Var) -> relax.Var:
@@ -252,22 +267,20 @@ def _operands(expression: tvm.ir.Expr) -> Iterator[relax.Var]:
             yield from _operands(argument)
 
 
-def _channel_constant(expression: tvm.ir.Expr, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
-    """Value by channel of a constant that broadcasts over everything but the channel axis, as float64."""
-    values = constant_array(expression)
-    if values is None or values.ndim > len(shape):
-        return None
-    full = (1,) * (len(shape) - values.ndim) + values.shape
-    axis %= len(shape)
-    if any(size != 1 for position, size in enumerate(full) if position != axis):
-        return None
-    return np.broadcast_to(values.reshape(-1), shape[axis]).astype(np.float64)
-
-
-def _activation_bounds(name: str, call: tvm.ir.Call) -> tuple[float, float]:
+def _activation_bounds(name: str, call: tvm.ir.Call) -> tuple[float, float] | None:
+    """(lowest, highest) value that an activation lets through; None if the call is no such activation."""
+    if name == "relax.nn.relu":
+        return 0.0, np.inf
+    if name == "relax.nn.relu6":
+        return 0.0, 6.0
     if name == "relax.clip":
         return float(call.args[1].value), float(call.args[2].value)
-    return 0.0, 6.0 if name == "relax.nn.relu6" else np.inf
+    if name in ("relax.maximum", "relax.minimum"):
+        bound = constant_array(call.args[1])
+        if bound is not None and bound.size == 1:
+            value = float(bound.reshape(()))
+            return (value, np.inf) if name == "relax.maximum" else (-np.inf, value)
+    return None
 
 
 def _geometry(call: tvm.ir.Call, output_shape: tuple[int, ...]) -> Geometry:

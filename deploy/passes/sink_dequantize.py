@@ -61,7 +61,9 @@ class _SinkDequantize(MainRewriter):
         return self.emit(value, var.name)
 
     def _dequantize(self, integer: tvm.ir.Expr, like: tvm.ir.Call, name: str) -> relax.Var:
-        new = self.emit(self.call_with(like, [integer, *like.args[1:]]), name)
+        # One scale for the whole tensor: the axis means nothing, and 0 fits whatever rank the data has by now.
+        call = relax.op.dequantize(integer, *like.args[1:], axis=0, out_dtype=like.attrs.out_dtype)
+        new = self.emit(call, name)
         self.dequantized[new] = (integer, like)
         return new
 

@@ -1,0 +1,1 @@
+"""Where a bundle runs, one place a file."""

@@ -1,0 +1,293 @@
+"""Runs aarch64 Linux programs under QEMU's user-mode emulation, and counts the instructions that they retire.
+
+Results and counts under QEMU are those of a real core. Its wall-clock time is not, so none is reported.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from sparrow.deploy.toolchain import source_key
+from sparrow.kernels.errors import SparrowError, near_names
+from sparrow.kernels.files import atomic_file, cache_dir
+
+PLUGIN_SOURCE = Path(__file__).with_name("instruction_counter.c")
+
+# Core or architecture level -> QEMU's `-cpu`. QEMU 7.2 has no model of two of the cores; the stand-ins have the same
+# instruction sets as far as Sparrow's kernels use them, hence run the same instructions: cortex-a76 has the dotprod
+# and fp16 of cortex-a55, and `max` without SVE and SME has the i8mm of cortex-a510.
+CPU_MODELS = {
+    "cortex-a53": "cortex-a53",
+    "cortex-a55": "cortex-a76",
+    "cortex-a72": "cortex-a72",
+    "cortex-a76": "cortex-a76",
+    "cortex-a510": "max,sve=off,sme=off",
+    "armv8-a": "cortex-a53",
+    "armv8.2-a+dotprod": "cortex-a76",
+    "armv8.6-a+i8mm": "max,sve=off,sme=off",
+}
+
+_INSTALL = "apt-get install qemu-user   (Debian, Ubuntu); then: sparrow doctor"
+_ELF_MAGIC, _AARCH64 = b"\x7fELF", 183
+_POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """The emulator that was found.
+
+    Attributes:
+        executable: Path of ``qemu-aarch64``.
+        version: Its version, such as ``7.2.22``.
+    """
+
+    executable: str
+    version: str
+
+    @property
+    def plugin_api(self) -> int:
+        """Version of the plugin interface to build for: 9.0 and 9.1 each broke it."""
+        release = tuple(int(part) for part in self.version.split(".")[:2])
+        return 1 if release < (9, 0) else 2 if release < (9, 1) else 3
+
+
+@dataclass(frozen=True)
+class InstructionCounts:
+    """Instructions that a program retired, by guest thread; the main thread is the first.
+
+    Attributes:
+        program: Of the whole program, one figure a thread.
+        regions: Of each region between ``hint #120`` and ``hint #121``, in order, one figure a thread.
+    """
+
+    program: tuple[int, ...]
+    regions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a program did.
+
+    Attributes:
+        exit_code: Its exit code.
+        stdout: What it printed.
+        stderr: What it printed to standard error.
+        counts: Instructions retired, if they were asked for.
+    """
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    counts: InstructionCounts | None
+
+
+def find_qemu() -> Qemu:
+    """Find ``qemu-aarch64`` on the search path.
+
+    Raises:
+        SparrowError: It is not installed, or does not run.
+    """
+    executable = shutil.which("qemu-aarch64")
+    if executable is None:
+        raise SparrowError("qemu-aarch64 is not installed", expected="QEMU 7.2 or newer", next_step=_INSTALL)
+    try:
+        text = subprocess.run([executable, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SparrowError(f"{executable} does not run: {error}", next_step=_INSTALL) from error
+    version = re.search(r"version (\d+\.\d+[.\d]*)", text)
+    if version is None:
+        raise SparrowError(f"{executable} names no version: {text[:80]!r}", next_step=_INSTALL)
+    return Qemu(executable, version[1])
+
+
+def cpu_model(cpu: str) -> str:
+    """QEMU's name for a core or architecture level.
+
+    Raises:
+        SparrowError: It is not in ``CPU_MODELS``.
+    """
+    if cpu not in CPU_MODELS:
+        raise SparrowError(f"no CPU model for {cpu!r}", expected=near_names(cpu, CPU_MODELS))
+    return CPU_MODELS[cpu]
+
+
+def build_plugin(qemu: Qemu) -> Path:
+    """Compile the instruction counter for this machine, or take it from the cache.
+
+    Args:
+        qemu: Emulator that will load it.
+
+    Returns:
+        Shared library.
+
+    Raises:
+        SparrowError: There is no C compiler, or it failed; nothing can be counted then.
+    """
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread",
+             f"-DPLUGIN_API={qemu.plugin_api}"]  # fmt: skip
+    library = cache_dir() / "qemu-plugins" / f"instruction_counter-{source_key([PLUGIN_SOURCE], *flags)}.so"
+    if library.exists():
+        return library
+    compiler = ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc"]
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(library) as temporary:
+        result = subprocess.run([*compiler, *flags, str(PLUGIN_SOURCE), "-o", str(temporary)],
+                                capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)  # fmt: skip
+        if result.returncode:
+            raise SparrowError(
+                f"instructions cannot be counted: {' '.join(compiler)} failed\n{result.stderr.strip()[-2000:]}",
+                expected="a C compiler for this machine, which builds the counter that QEMU loads",
+                next_step="apt-get install gcc   (or: pip install 'ziglang>=0.14,<0.18')",
+            )
+    return library
+
+
+class QemuProcess:
+    """A program that runs under QEMU; leaving the ``with`` block kills whatever of it still runs.
+
+    Args:
+        program: aarch64 Linux executable.
+        arguments: Its arguments.
+        cpu: Core or architecture level, a key of ``CPU_MODELS``.
+        timeout: Seconds after which it is taken to hang.
+        count: Also count instructions.
+
+    Raises:
+        SparrowError: The program is not for aarch64, or QEMU or a compiler for the counter is missing.
+    """
+
+    def __init__(
+        self, program: Path, arguments: Sequence[str] = (), *, cpu: str, timeout: float = 600, count: bool = False
+    ) -> None:
+        model = cpu_model(cpu)
+        _check_executable(program)
+        qemu = find_qemu()
+        plugin = build_plugin(qemu) if count else None
+        self._program, self._cpu, self._timeout = program, cpu, timeout
+        self._scratch = tempfile.TemporaryDirectory(prefix="sparrow-qemu-")
+        folder = Path(self._scratch.name)
+        self._stdout, self._stderr = folder / "stdout", folder / "stderr"
+        self._counts = folder / "counts.json" if count else None
+        command = [qemu.executable, "-cpu", model]
+        if plugin is not None:
+            # A comma separates the options of a plugin; two stand for one in a file's name.
+            library, output = (str(path).replace(",", ",,") for path in (plugin, folder / "counts.json"))
+            command += ["-plugin", f"{library},output={output}"]
+        # QEMU reads its options from QEMU_* variables too: a result must not depend on the user's.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("QEMU_")}
+        # Output goes to files: a pipe that nobody reads would stop the program. An own session makes a process group
+        # of the program and its children, so that all can be killed, and keeps Ctrl-C for this process to handle.
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [*command, str(program.absolute()), *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
+                stderr=stderr, env=environment, start_new_session=True,
+            )  # fmt: skip
+        self._deadline = time.monotonic() + timeout
+
+    def __enter__(self) -> "QemuProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Also after a normal end: children that the program left behind are still in its group.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._scratch.cleanup()
+
+    def poll(self) -> RunResult | None:
+        """What the program did if it has ended, ``None`` while it runs.
+
+        Raises:
+            SparrowError: It runs longer than its time limit, was ended by a signal, or its marks do not match.
+        """
+        code = self._process.poll()
+        if code is None:
+            if time.monotonic() > self._deadline:
+                raise SparrowError(
+                    f"{self._program} ran for more than {self._timeout:g} s under QEMU and was stopped",
+                    next_step="raise the time limit if the network is large; otherwise report a hang",
+                )
+            return None
+        stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in (self._stdout, self._stderr))
+        if code < 0:
+            raise self._crash(-code, stderr)
+        counts = None
+        if self._counts is not None:
+            if not self._counts.exists():
+                raise SparrowError(f"QEMU wrote no instruction counts (exit {code})\n{stderr.strip()[-2000:]}",
+                                   expected=f"QEMU 7.2 or newer with plugins, found {find_qemu().version}",
+                                   next_step=_INSTALL)  # fmt: skip
+            counts = _read_counts(self._counts)
+        return RunResult(code, stdout, stderr, counts)
+
+    def _crash(self, number: int, stderr: str) -> SparrowError:
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        illegal = f"it uses an instruction that {self._cpu} lacks: choose another CPU, or compile for this one"
+        return SparrowError(
+            f"{self._program} was ended by {name} under QEMU (CPU {self._cpu})\n{stderr.strip()[-2000:]}".rstrip(),
+            next_step=illegal if number == signal.SIGILL else "report it with the model and the command",
+        )
+
+
+def run(
+    program: Path, arguments: Sequence[str] = (), *, cpu: str, timeout: float = 600, count: bool = False
+) -> RunResult:
+    """Run an aarch64 Linux program to its end.
+
+    Args:
+        program: Executable.
+        arguments: Its arguments.
+        cpu: Core or architecture level, a key of ``CPU_MODELS``.
+        timeout: Seconds after which it is stopped.
+        count: Also count instructions, by thread, of the program and of the regions that it marks.
+
+    Returns:
+        Exit code, output and counts. An exit code other than 0 raises nothing.
+
+    Raises:
+        SparrowError: The program is not for aarch64, crashed or hung, or QEMU is missing.
+    """
+    with QemuProcess(program, arguments, cpu=cpu, timeout=timeout, count=count) as process:
+        while (result := process.poll()) is None:
+            time.sleep(_POLL_SECONDS)
+        return result
+
+
+def _check_executable(program: Path) -> None:
+    compile_again = "compile the network again with: sparrow compile model.onnx --target TARGET -o FOLDER"
+    try:
+        with program.open("rb") as file:
+            header = file.read(20)
+    except OSError as error:
+        raise SparrowError(f"cannot read {program}: {error.strerror}", next_step=compile_again) from error
+    if header[:4] != _ELF_MAGIC or len(header) < 20:
+        raise SparrowError(f"{program} is no ELF executable", next_step=compile_again)
+    machine = int.from_bytes(header[18:20], "little")
+    if machine != _AARCH64 or header[4] != 2 or header[5] != 1:
+        raise SparrowError(f"{program} is for another architecture (ELF machine {machine})",
+                           expected=f"64-bit little-endian ARM (ELF machine {_AARCH64})",
+                           next_step=compile_again)  # fmt: skip
+
+
+def _read_counts(path: Path) -> InstructionCounts:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document["unbalanced_marks"]:
+        raise SparrowError(
+            f"{document['unbalanced_marks']} region marks of the program have no partner",
+            expected="hint #120 and hint #121 in turn",
+            next_step="compile the network again with this version of Sparrow",
+        )
+    return InstructionCounts(tuple(document["program"]), tuple(tuple(region) for region in document["regions"]))

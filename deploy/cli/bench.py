@@ -1,0 +1,61 @@
+"""``sparrow bench``."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from sparrow.benchmarks.runners.qemu import CPU_MODELS
+from sparrow.deploy.cli.main import verbose_option
+from sparrow.deploy.cli.options import RUNNERS, echo_json, json_option, parse_positive_list
+from sparrow.deploy.cli.progress import phases
+
+
+@click.command("bench")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--runner", type=click.Choice(RUNNERS), default="qemu", show_default=True, help="Where the bundle runs.")
+@click.option("--cpu", type=click.Choice(list(CPU_MODELS)), help="Core to emulate [default: the bundle's target].")
+@click.option("--threads", default="1", show_default=True, callback=parse_positive_list, help="Such as 1,4,8.")
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Inferences that do not count.")
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Inferences that count.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the result to this JSON file.")
+@json_option
+@verbose_option
+def command(
+    bundle: Path,
+    runner: str,
+    cpu: str | None,
+    threads: list[int],
+    warmup: int,
+    repeat: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Count the instructions that one inference of BUNDLE retires, and its bytes.
+
+    Counts under QEMU are exact. Its wall-clock time says nothing of a phone and is not reported.
+
+    \b
+    Examples:
+      sparrow bench r20/ --runner qemu --threads 1,4,8
+      sparrow bench r20/ --cpu cortex-a53 --json
+    """
+    from sparrow.benchmarks.harness import bench, write_result
+    from sparrow.deploy.bundle import load_bundle
+
+    target = cpu or load_bundle(bundle).manifest["target"]
+    with phases("bench") as on_progress:
+        result = bench(bundle, cpu=target, threads=threads, warmup=warmup, repeat=repeat, on_progress=on_progress)
+    if output is not None:
+        write_result(result, output)
+    if as_json:
+        echo_json(asdict(result))
+        return
+    environment = result.environment
+    click.echo(f"{result.bundle} on {environment.cpu}, QEMU {environment.qemu_version}: instructions for one inference")
+    for row in result.inferences:
+        share = ", ".join(f"{count / 1e6:.2f}" for count in row.by_thread)
+        click.echo(f"  {row.threads:>2} threads  {row.instructions / 1e6:9.3f} million  (by thread: {share})")
+    click.echo(f"  weights {result.weights_bytes:,} bytes, scratch memory {result.arena_bytes:,} bytes")
+    for name, size in result.file_bytes.items():
+        click.echo(f"  {size:>12,}  {name}")

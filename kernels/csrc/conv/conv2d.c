@@ -1,0 +1,343 @@
+// The driver of every convolution and linear layer: splits the output into tasks, brings each task's input into a shape
+// that needs no borders and no strides, and feeds the micro-kernels.
+//
+// A task is a band of the output of one image, for some of the panels of output channels. Where the window has a
+// border, a horizontal stride or a narrow image to deal with, the band's input is copied into the thread's workspace as
+//   [channel pack][row][phase = column modulo stride][pitch][4]
+// with the border filled in: then neighbouring output pixels read neighbouring addresses whatever the stride. Elsewhere
+// the input is read where it lies. The copy is small beside the arithmetic (every byte of it is used kernel area *
+// output channels times) and stays in the first two cache levels, as do the panel's weights, expanded once for a band.
+#include <string.h>
+
+#include "../formats.h"
+#include "kernel.h"
+
+enum {
+  BAND_BYTES = 64 * 1024,             // of input that a band may touch, when that leaves
+  BAND_QUADS = 16,                    // at least so many quads, without which expanding weights would dominate
+  ALIGNMENT = 64,
+};
+
+// What a depthwise convolution and a grouped one have in common: `convolutions` dense or one-pack convolutions, each with
+// its own input packs and output packs. Everything here follows from the operator alone.
+struct plan {
+  struct spw_conv2d shape;            // of the operator; a 1x1 convolution's image is one long row
+  size_t pixel_bytes;                 // of 4 channels
+  int depthwise, direct, matrix_vector;
+  int convolutions;
+  int in_packs, out_packs;            // of one of them
+  int panel_packs, panels;            // output packs in a panel, panels of one convolution
+  size_t taps;
+  int quad_width;                     // pixels of a quad that exist
+  int row_quads;
+  int phases, pitch;                  // of an input row, in pixels
+  int row_step;                       // input rows, as stored, from one output row to the next
+  int units, band_units;              // an output row each, or a quad where the input is read where it lies
+};
+
+static int ceil_div(int value, int divisor) { return (value + divisor - 1) / divisor; }
+
+static int min_int(int left, int right) { return left < right ? left : right; }
+
+static int max_int(int left, int right) { return left > right ? left : right; }
+
+static size_t align_up(size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+
+// Input rows, as stored, behind `rows` output rows. A window one row high skips the rows that a stride skips.
+static int input_rows(const struct plan *plan, int rows) {
+  return (rows - 1) * plan->row_step + (plan->shape.kernel_height - 1) * plan->shape.dilation_height + 1;
+}
+
+static size_t row_bytes(const struct plan *plan) { return (size_t)plan->phases * plan->pitch * plan->pixel_bytes; }
+
+static size_t image_bytes(const struct plan *plan, int rows) {
+  return plan->direct ? 0 : (size_t)plan->in_packs * input_rows(plan, rows) * row_bytes(plan);
+}
+
+static int unit_quads(const struct plan *plan) { return plan->direct ? 1 : plan->row_quads; }
+
+static int choose_band_units(const struct plan *plan) {
+  const int least = min_int(plan->units, ceil_div(BAND_QUADS, unit_quads(plan)));
+  if (plan->direct)
+    return min_int(plan->units, max_int(least, (int)(BAND_BYTES / (4 * plan->pixel_bytes * (size_t)plan->in_packs))));
+  int units = plan->units;
+  while (units > least && image_bytes(plan, units) > BAND_BYTES) --units;
+  // Equal bands: the last one should not be a sliver.
+  return ceil_div(plan->units, ceil_div(plan->units, units));
+}
+
+static struct plan make_plan(const struct spw_conv2d *operator) {
+  struct plan plan = {.shape = *operator};
+  struct spw_conv2d *shape = &plan.shape;
+  const int borderless =
+      shape->pad_top == 0 && shape->pad_left == 0 &&
+      (shape->out_height - 1) * shape->stride_height + (shape->kernel_height - 1) * shape->dilation_height <
+          shape->in_height &&
+      (shape->out_width - 1) * shape->stride_width + (shape->kernel_width - 1) * shape->dilation_width <
+          shape->in_width;
+  if (borderless && shape->kernel_height == 1 && shape->kernel_width == 1 && shape->stride_height == 1 &&
+      shape->stride_width == 1 && shape->in_height == shape->out_height && shape->in_width == shape->out_width) {
+    shape->in_width = shape->out_width = shape->in_height * shape->in_width;
+    shape->in_height = shape->out_height = 1;
+  }
+  plan.pixel_bytes = SPW_CHANNEL_PACK * (shape->type == SPW_CONV2D_F32 ? sizeof(float) : sizeof(int8_t));
+  plan.depthwise = shape->groups > 1 && shape->groups == shape->in_channels;
+  plan.convolutions = plan.depthwise ? ceil_div(shape->groups, SPW_CHANNEL_PACK) : shape->groups;
+  plan.in_packs = plan.depthwise ? 1 : ceil_div(shape->in_channels / shape->groups, SPW_CHANNEL_PACK);
+  plan.out_packs = plan.depthwise ? 1 : ceil_div(shape->out_channels / shape->groups, SPW_CHANNEL_PACK);
+  plan.panel_packs = plan.depthwise ? 1 : SPW_PANEL_CHANNELS / SPW_CHANNEL_PACK;
+  plan.panels = ceil_div(plan.out_packs, plan.panel_packs);
+  plan.taps = (size_t)plan.in_packs * shape->kernel_height * shape->kernel_width;
+  plan.matrix_vector = !plan.depthwise && shape->in_height * shape->in_width == 1 &&
+                       shape->out_height * shape->out_width == 1 && borderless;
+  plan.direct = plan.matrix_vector || (borderless && shape->stride_width == 1 && shape->out_width >= 4);
+  plan.quad_width = min_int(shape->out_width, 4);
+  plan.row_quads = ceil_div(shape->out_width, 4);
+  plan.row_step = plan.direct || shape->kernel_height > 1 ? shape->stride_height : 1;
+  plan.phases = plan.direct || shape->kernel_width == 1 ? 1 : shape->stride_width;
+  plan.pitch = plan.direct ? shape->in_width
+                           : max_int(shape->out_width, 4) +
+                                 (shape->kernel_width - 1) * shape->dilation_width / shape->stride_width;
+  plan.units = plan.direct ? shape->out_height * plan.row_quads : shape->out_height;
+  plan.band_units = choose_band_units(&plan);
+  return plan;
+}
+
+// A thread's workspace, one array after the other.
+struct workspace {
+  int32_t *offsets;
+  struct spw_quad *quads;
+  int8_t *panel;
+  unsigned char *image;
+};
+
+static size_t offsets_bytes(const struct plan *plan) { return align_up(plan->taps * sizeof(int32_t)); }
+
+static size_t quads_bytes(const struct plan *plan) {
+  return align_up((size_t)plan->band_units * unit_quads(plan) * sizeof(struct spw_quad));
+}
+
+static size_t panel_weights(const struct plan *plan, int packs) {
+  return plan->taps * (plan->depthwise ? 4 : 16 * (size_t)packs);
+}
+
+// Room for the three blocks by which an unpacker may round up.
+static size_t panel_bytes(const struct plan *plan) {
+  return plan->shape.type == SPW_CONV2D_F32 ? 0 : align_up(panel_weights(plan, plan->panel_packs) + 64);
+}
+
+size_t spw_conv2d_workspace(const struct spw_conv2d *operator) {
+  const struct plan plan = make_plan(operator);
+  return offsets_bytes(&plan) + quads_bytes(&plan) + panel_bytes(&plan) + align_up(image_bytes(&plan, plan.band_units));
+}
+
+// Everything that the tasks of one call share.
+struct job {
+  struct plan plan;
+  const struct spw_weights_header *weights;
+  const unsigned char *input, *residual;
+  unsigned char *output;
+  const struct spw_context *context;
+  spw_conv_kernel kernel;
+  spw_unpack_kernel unpack;           // NULL where weights are read in place
+  int band_units, bands, splits;      // splits: parts of the panels of all convolutions
+};
+
+// Where a band lies in the output, and its input.
+struct band {
+  int first_row;                      // of the output
+  const unsigned char *input;         // first input pack of this image and convolution
+  int stored_rows;                    // input rows of a pack, as stored
+};
+
+static void fill_pixels(unsigned char *pixels, int count, size_t pixel_bytes, int value) {
+  if (count > 0) memset(pixels, value, (size_t)count * pixel_bytes);
+}
+
+// The usual strides are constants here so that the loop becomes vector code.
+static inline void copy_pixels_of(unsigned char *to, const unsigned char *from, int count, int stride,
+                                  const size_t pixel_bytes) {
+  for (int index = 0; index < count; ++index)
+    memcpy(to + (size_t)index * pixel_bytes, from + (size_t)index * stride * pixel_bytes, pixel_bytes);
+}
+
+static void copy_pixels(unsigned char *to, const unsigned char *from, int count, int stride, size_t pixel_bytes) {
+  if (count <= 0) return;
+  if (stride == 1) memcpy(to, from, (size_t)count * pixel_bytes);
+  else if (pixel_bytes == 4 && stride == 2) copy_pixels_of(to, from, count, 2, 4);
+  else if (pixel_bytes == 4) copy_pixels_of(to, from, count, stride, 4);
+  else copy_pixels_of(to, from, count, stride, 16);
+}
+
+// Copies what the band reads of one convolution's input, border included.
+static void copy_image(const struct plan *plan, const struct band *band, unsigned char *image) {
+  const struct spw_conv2d *shape = &plan->shape;
+  const size_t pixel = plan->pixel_bytes;
+  const int border = shape->type == SPW_CONV2D_F32 ? 0 : shape->input_zero_point;
+  const int source_step = shape->kernel_height > 1 ? 1 : shape->stride_height;
+  const int first_source = band->first_row * shape->stride_height - shape->pad_top;
+  for (int pack = 0; pack < plan->in_packs; ++pack) {
+    for (int row = 0; row < band->stored_rows; ++row, image += row_bytes(plan)) {
+      const int source_row = first_source + row * source_step;
+      if (source_row < 0 || source_row >= shape->in_height) {
+        fill_pixels(image, plan->phases * plan->pitch, pixel, border);
+        continue;
+      }
+      const unsigned char *source = band->input + ((size_t)pack * shape->in_height + source_row) * shape->in_width * pixel;
+      for (int phase = 0; phase < plan->phases; ++phase) {
+        // Column c of a phase is column c * stride + phase - pad_left of the input.
+        unsigned char *columns = image + (size_t)phase * plan->pitch * pixel;
+        const int shift = shape->pad_left - phase;
+        const int begin = min_int(plan->pitch, shift > 0 ? ceil_div(shift, shape->stride_width) : 0);
+        const int inside = shape->in_width + shift > 0 ? ceil_div(shape->in_width + shift, shape->stride_width) : 0;
+        const int end = max_int(begin, min_int(plan->pitch, inside));
+        fill_pixels(columns, begin, pixel, border);
+        if (end > begin)
+          copy_pixels(columns + (size_t)begin * pixel,
+                      source + (size_t)(begin * shape->stride_width - shift) * pixel, end - begin, shape->stride_width,
+                      pixel);
+        fill_pixels(columns + (size_t)end * pixel, plan->pitch - end, pixel, border);
+      }
+    }
+  }
+}
+
+static void list_taps(const struct plan *plan, const struct band *band, int32_t *offsets) {
+  const struct spw_conv2d *shape = &plan->shape;
+  for (int pack = 0; pack < plan->in_packs; ++pack) {
+    for (int y = 0; y < shape->kernel_height; ++y) {
+      const int row = pack * band->stored_rows + y * shape->dilation_height;
+      for (int x = 0; x < shape->kernel_width; ++x) {
+        const int column = x * shape->dilation_width;
+        const int stride = plan->direct ? 1 : shape->stride_width;
+        const int at = (row * plan->phases + column % stride) * plan->pitch + column / stride;
+        *offsets++ = at * (int32_t)plan->pixel_bytes;
+      }
+    }
+  }
+}
+
+static void list_quads(const struct plan *plan, const struct band *band, int first, int count, struct spw_quad *quads) {
+  const struct spw_conv2d *shape = &plan->shape;
+  const int last_column = max_int(shape->out_width - 4, 0);
+  for (int index = first; index < first + count; ++index, ++quads) {
+    const int row = index / plan->row_quads, column = min_int(index % plan->row_quads * 4, last_column);
+    const int stored_row = (row - (plan->direct ? 0 : band->first_row)) * plan->row_step;
+    quads->input = (stored_row * plan->phases * plan->pitch + column) * (int32_t)plan->pixel_bytes;
+    quads->output = (row * shape->out_width + column) * SPW_CHANNEL_PACK;
+  }
+}
+
+// Where a panel's weights lie: panels of a convolution are of equal size but for a last one of a single pack.
+static const unsigned char *stored_panel(const struct job *job, int convolution, int panel) {
+  const struct plan *plan = &job->plan;
+  const enum spw_weight_format format = (enum spw_weight_format)job->weights->format;
+  const size_t whole = spw_panel_bytes(format, panel_weights(plan, plan->panel_packs));
+  const size_t rest = spw_panel_bytes(format, panel_weights(plan, 1));
+  const size_t of_convolution =
+      (size_t)(plan->out_packs / plan->panel_packs) * whole + (size_t)(plan->out_packs % plan->panel_packs) * rest;
+  const unsigned char *values = spw_weights_section(job->weights, job->weights->values_offset);
+  return values + (size_t)convolution * of_convolution + (size_t)panel * whole;
+}
+
+static void run_panel(const struct job *job, struct spw_conv_run *run, int image, int convolution, int panel,
+                      int8_t *expanded) {
+  const struct plan *plan = &job->plan;
+  const struct spw_conv2d *shape = &plan->shape;
+  const int first_pack = panel * plan->panel_packs;
+  run->packs = min_int(plan->panel_packs, plan->out_packs - first_pack);
+  run->weights = stored_panel(job, convolution, panel);
+  if (job->unpack) {
+    const int8_t *codebook = spw_weights_section(job->weights, job->weights->codebook_offset);
+    job->unpack((panel_weights(plan, run->packs) + 15) / 16, run->weights, codebook, expanded);
+    run->weights = expanded;
+  }
+  const size_t pack = (size_t)convolution * plan->out_packs + first_pack;
+  run->initial = (const int32_t *)spw_weights_section(job->weights, job->weights->initial_offset) + 4 * pack;
+  run->scale = (const float *)spw_weights_section(job->weights, job->weights->scale_offset) + 4 * pack;
+  run->bias = (const float *)spw_weights_section(job->weights, job->weights->bias_offset) + 4 * pack;
+  const size_t element = ((size_t)image * ceil_div(shape->out_channels, 4) + pack) * run->plane;
+  const size_t output_bytes = shape->type == SPW_CONV2D_F32 || shape->float_output ? sizeof(float) : 1;
+  run->output = job->output + element * output_bytes;
+  run->residual = job->residual ? job->residual + element * (plan->pixel_bytes / 4) : NULL;
+  job->kernel(run);
+}
+
+static struct workspace workspace_of(const struct job *job, int thread) {
+  unsigned char *base = job->context->workspace + (size_t)thread * job->context->workspace_bytes;
+  struct workspace workspace;
+  workspace.offsets = (int32_t *)base;
+  workspace.quads = (struct spw_quad *)(base += offsets_bytes(&job->plan));
+  workspace.panel = (int8_t *)(base += quads_bytes(&job->plan));
+  workspace.image = base + panel_bytes(&job->plan);
+  return workspace;
+}
+
+static void run_task(void *argument, size_t index, int thread) {
+  const struct job *job = argument;
+  const struct plan *plan = &job->plan;
+  const struct spw_conv2d *shape = &plan->shape;
+  const struct workspace workspace = workspace_of(job, thread);
+  const int split = (int)(index % (size_t)job->splits), bands = (int)(index / (size_t)job->splits);
+  const int image = bands / job->bands, first_unit = bands % job->bands * job->band_units;
+  const int units = min_int(job->band_units, plan->units - first_unit);
+
+  struct band band = {.first_row = first_unit};
+  band.stored_rows = plan->direct ? shape->in_height : input_rows(plan, units);
+  struct spw_conv_run run = {
+      .operator = shape,
+      .taps = plan->taps,
+      .offsets = workspace.offsets,
+      .quads = (size_t)units * unit_quads(plan),
+      .quad = workspace.quads,
+      .pixels = plan->quad_width,
+      .plane = (size_t)shape->out_height * shape->out_width * SPW_CHANNEL_PACK,
+  };
+  if (!plan->matrix_vector) {
+    list_taps(plan, &band, workspace.offsets);
+    list_quads(plan, &band, first_unit * unit_quads(plan), (int)run.quads, workspace.quads);
+  }
+  const size_t pack_bytes = (size_t)shape->in_height * shape->in_width * plan->pixel_bytes;
+  const int all_packs = ceil_div(shape->in_channels, SPW_CHANNEL_PACK);
+  const int64_t panels = (int64_t)plan->convolutions * plan->panels;
+  const int first = (int)(panels * split / job->splits), last = (int)(panels * (split + 1) / job->splits);
+  for (int panel = first, copied = -1; panel < last; ++panel) {
+    const int convolution = panel / plan->panels;
+    band.input = job->input + ((size_t)image * all_packs + (size_t)convolution * plan->in_packs) * pack_bytes;
+    run.activation = plan->direct ? band.input : workspace.image;
+    if (!plan->direct && convolution != copied) copy_image(plan, &band, workspace.image);
+    copied = convolution;
+    run_panel(job, &run, image, convolution, panel % plan->panels, workspace.panel);
+  }
+}
+
+static enum spw_conv_role role_of(const struct plan *plan) {
+  const enum spw_conv_role first = plan->depthwise       ? SPW_ROLE_DWCONV_QA8
+                                   : plan->matrix_vector ? SPW_ROLE_GEMV_QA8
+                                                         : SPW_ROLE_CONV_QA8;
+  if (plan->shape.type == SPW_CONV2D_F32) return first + (SPW_ROLE_CONV_F32 - SPW_ROLE_CONV_QA8);
+  return first + (plan->shape.float_output ? SPW_ROLE_CONV_QA8_F32 - SPW_ROLE_CONV_QA8 : 0);
+}
+
+void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, const void *input, const void *residual,
+                    void *output, struct spw_context *context) {
+  struct job job = {.plan = make_plan(operator),
+                    .weights = weights,
+                    .input = input,
+                    .residual = residual,
+                    .output = output,
+                    .context = context};
+  const struct plan *plan = &job.plan;
+  job.kernel = spw_find_conv_kernel(role_of(plan), context->instruction_sets);
+  if (job.weights->codebook_entries)
+    job.unpack = spw_find_unpack_kernel(job.weights->format, context->instruction_sets);
+
+  // A task for each thread at least: smaller bands first, since panels cost a copy of the input each when split.
+  const int least = min_int(plan->units, ceil_div(BAND_QUADS, unit_quads(plan)));
+  const int wanted = ceil_div(context->threads, operator->batch);
+  job.band_units = min_int(plan->band_units, max_int(least, ceil_div(plan->units, wanted)));
+  job.bands = ceil_div(plan->units, job.band_units);
+  const int panels = plan->convolutions * plan->panels;
+  job.splits = min_int(panels, ceil_div(wanted, job.bands));
+  context->parallel_for(context, (size_t)operator->batch * job.bands * job.splits, run_task, &job);
+}

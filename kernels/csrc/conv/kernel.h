@@ -1,0 +1,71 @@
+// What a convolution driver hands to a micro-kernel.
+//
+// Every convolution is a list of taps. A tap is one pack of 4 input channels at one place of the kernel window: one
+// byte offset from a pixel's own address, and, for each pack of 4 output channels, one block of 16 weights. Every output
+// row is a list of quads, 4 neighbouring pixels each; where a row is no multiple of 4, its last quad overlaps the one
+// before it and both compute the same bytes. So a micro-kernel knows neither strides nor padding nor window shapes.
+#ifndef SPW_CONV_KERNEL_H
+#define SPW_CONV_KERNEL_H
+
+#include "../spw.h"
+
+// Four neighbouring pixels of an output row.
+struct spw_quad {
+  int32_t input;                      // bytes from run->activation to the first pixel's first tap
+  int32_t output;                     // elements from run->output (and run->residual) to the first pixel
+};
+
+// One panel of output channels for a list of pixels.
+//
+// Dense weights   [taps][packs][4 out][4 in] int8, [taps][packs][4 in][4 out] float.
+// Depthwise       [taps][4] of either; packs is 1 and offsets walk over the window alone.
+// Matrix-vector   the dense layout; one pixel, tap t at activation + 4 * t elements, quads and offsets are not read.
+struct spw_conv_run {
+  const struct spw_conv2d *operator;  // zero points, clamps, scale of the residual
+  size_t taps;
+  const int32_t *offsets;             // [taps] bytes
+  const void *activation;
+  const void *weights;
+  size_t quads;
+  const struct spw_quad *quad;        // [quads]
+  int32_t pixels;                     // of each quad that exist: 4, or less for an image narrower than 4
+  int32_t packs;                      // packs of 4 output channels: 1 or 2
+  size_t plane;                       // elements from one pack of output channels to the next
+  const int32_t *initial;             // [4 * packs]
+  const float *scale;                 // [4 * packs]
+  const float *bias;                  // [4 * packs]
+  const void *residual;               // at the panel's first output, or NULL
+  void *output;
+};
+
+typedef void (*spw_conv_kernel)(const struct spw_conv_run *run);
+
+// Expands `blocks` blocks of 16 indices to int8, rounded up to as many blocks as share 16 bytes.
+typedef void (*spw_unpack_kernel)(size_t blocks, const uint8_t *indices, const int8_t codebook[16], int8_t *values);
+
+// What kernels are for; the dispatch takes the first of its role that the processor can run.
+enum spw_conv_role {
+  SPW_ROLE_CONV_QA8,                  // int8 to int8
+  SPW_ROLE_CONV_QA8_F32,              // int8 to float
+  SPW_ROLE_CONV_F32,                  // float to float
+  SPW_ROLE_GEMV_QA8,
+  SPW_ROLE_GEMV_QA8_F32,
+  SPW_ROLE_GEMV_F32,
+  SPW_ROLE_DWCONV_QA8,
+  SPW_ROLE_DWCONV_QA8_F32,
+  SPW_ROLE_DWCONV_F32,
+};
+
+#define SPW_KERNEL(role, name, isa) void name##__##isa(const struct spw_conv_run *run);
+#define SPW_UNPACKER(format, name, isa) \
+  void name##__##isa(size_t blocks, const uint8_t *indices, const int8_t codebook[16], int8_t *values);
+#include "kernels.inc"
+#undef SPW_KERNEL
+#undef SPW_UNPACKER
+
+spw_conv_kernel spw_find_conv_kernel(enum spw_conv_role role, uint32_t instruction_sets);
+
+// format: SPW_FORMAT_CB4T or SPW_FORMAT_CB2T.
+spw_unpack_kernel spw_find_unpack_kernel(int format, uint32_t instruction_sets);
+
+#endif

@@ -1,0 +1,42 @@
+// Linear layer of int8 on one vector without dotprod; arithmetic as in spw_conv_qa8t_qs8c_4x8__neon.c.
+#include "epilogue_neon.h"
+
+SPW_ALWAYS_INLINE void add_taps(int32x4_t sum[4], const int8_t *activation, const int8_t *block, const int taps,
+                                const int packs) {
+  const int8x16_t first = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)activation));
+  const int8x16_t second = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)activation + taps - 1));
+  for (int pack = 0; pack < packs; ++pack) {
+    const int8x16_t weights = vld1q_s8(block + 16 * pack);
+    int16x8_t low = vmull_s8(vget_low_s8(weights), vget_low_s8(first));
+    int16x8_t high = vmull_high_s8(weights, first);
+    if (taps == 2) {
+      const int8x16_t more = vld1q_s8(block + 16 * (packs + pack));
+      low = vmlal_s8(low, vget_low_s8(more), vget_low_s8(second));
+      high = vmlal_high_s8(high, more, second);
+    }
+    sum[2 * pack] = vpadalq_s16(sum[2 * pack], low);
+    sum[2 * pack + 1] = vpadalq_s16(sum[2 * pack + 1], high);
+  }
+}
+
+SPW_ALWAYS_INLINE void multiply(const struct spw_conv_run *run, const int packs, const int float_output) {
+  int32x4_t sum[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+  const int8_t *activation = run->activation, *block = run->weights;
+  for (size_t pairs = run->taps / 2; pairs; --pairs, activation += 8, block += 32 * packs)
+    add_taps(sum, activation, block, 2, packs);
+  if (run->taps % 2) add_taps(sum, activation, block, 1, packs);
+  for (int pack = 0; pack < packs; ++pack) {
+    const int32x4_t whole = vpaddq_s32(sum[2 * pack], sum[2 * pack + 1]);
+    spw_finish_vector_qa8(run, pack, vaddq_s32(whole, vld1q_s32(run->initial + 4 * pack)), float_output);
+  }
+}
+
+void spw_gemv_clamp_qa8t_qa8t_qs8c_1x8__neon(const struct spw_conv_run *run) {
+  if (run->packs == 2) multiply(run, 2, 0);
+  else multiply(run, 1, 0);
+}
+
+void spw_gemv_clamp_f32_qa8t_qs8c_1x8__neon(const struct spw_conv_run *run) {
+  if (run->packs == 2) multiply(run, 2, 1);
+  else multiply(run, 1, 1);
+}

@@ -1,0 +1,67 @@
+// Packed weights as they lie in memory: this header, then sections aligned to 64 bytes. kernels/formats.py writes and
+// documents them; a reader trusts the sizes only after spw_weights_check().
+#ifndef SPW_FORMATS_H
+#define SPW_FORMATS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+  SPW_WEIGHTS_MAGIC = 0x4b575053,     // "SPWK" read as a little-endian word
+  SPW_WEIGHTS_VERSION = 1,
+  SPW_PANEL_CHANNELS = 8,             // output channels that one call of a micro-kernel computes
+  SPW_CODEBOOK_ENTRIES = 16,
+};
+
+enum spw_weight_format {
+  SPW_FORMAT_QS8C = 0,                // int8, one scale for each output channel
+  SPW_FORMAT_CB4T = 1,                // 4-bit index into one int8 table
+  SPW_FORMAT_CB2T = 2,                // 2-bit index into one int8 table
+  SPW_FORMAT_F32 = 3,
+};
+
+enum spw_block_pattern {
+  SPW_PATTERN_DENSE = 0,
+  SPW_PATTERN_4X4 = 1,                // zero blocks of 4 output x 4 input channels are left out
+};
+
+struct spw_weights_header {
+  uint32_t magic;
+  uint16_t version;
+  uint8_t format;                     // enum spw_weight_format
+  uint8_t pattern;                    // enum spw_block_pattern
+  uint32_t out_channels, in_channels;
+  uint16_t kernel_height, kernel_width;
+  uint32_t groups;
+  uint16_t panel_channels;            // SPW_PANEL_CHANNELS, or SPW_CHANNEL_PACK for depthwise
+  uint16_t codebook_entries;          // 0 without a codebook
+  uint32_t codebook_offset;           // int8 [16], zero past the last entry
+  uint32_t values_offset, values_bytes;
+  uint32_t initial_offset;            // int32 [channels, padded to 4], padding zero
+  uint32_t scale_offset;              // float [channels, padded to 4], padding zero
+  uint32_t bias_offset;               // float [channels, padded to 4], padding zero
+  uint32_t total_bytes;
+  uint32_t reserved;                  // 0
+  uint32_t checksum;                  // CRC-32 of everything but these last four bytes of the header
+};
+_Static_assert(sizeof(struct spw_weights_header) == 64, "kernels/formats.py writes 64 bytes");
+_Static_assert(offsetof(struct spw_weights_header, codebook_offset) == 28, "kernels/formats.py");
+_Static_assert(offsetof(struct spw_weights_header, checksum) == 60, "kernels/formats.py");
+
+// Bytes that a panel of `count` weights takes: padded to blocks of 16 weights, and to the 2 (cb4t) or 4 (cb2t) blocks
+// whose indices share 16 bytes.
+static inline size_t spw_panel_bytes(enum spw_weight_format format, size_t count) {
+  const size_t blocks = (count + 15) / 16;
+  switch (format) {
+    case SPW_FORMAT_CB4T: return (blocks + 1) / 2 * 16;
+    case SPW_FORMAT_CB2T: return (blocks + 3) / 4 * 16;
+    case SPW_FORMAT_F32: return count * sizeof(float);
+    default: return blocks * 16;
+  }
+}
+
+static inline const void *spw_weights_section(const struct spw_weights_header *header, uint32_t offset) {
+  return (const unsigned char *)header + offset;
+}
+
+#endif

@@ -1,0 +1,489 @@
+"""How weights and activations lie in memory: the one place where they are packed and unpacked.
+
+Packed weights are a header of 64 bytes (``struct spw_weights_header`` in ``csrc/formats.h``) and sections, each
+aligned to 64 bytes: the codebook, the values, and for each output channel ``initial``, ``scale`` and ``bias``. The
+layout is neutral to the instruction set; a kernel reads int8 values in place and expands codebook indices panel by
+panel.
+
+Dense values are panels of 8 output channels (a last one of 4 where they run out), a panel is a list of taps, a tap is
+one pack of 4 input channels at one place of the window::
+
+    [group][panel][input pack][window row][window column][output pack: 2 or 1][block of 16]
+
+    block int8, codebook   [4 output channels][4 input channels]
+    block float32          [4 input channels][4 output channels]
+
+Depthwise values are a panel for each 4 channels: ``[channel pack][window row][window column][4 channels]``.
+
+The int8 weights w0, w1, ... of a panel are cut into blocks of 16, the last one padded with zeros. Two blocks share 16
+bytes of 4-bit indices, four blocks share 16 bytes of 2-bit indices, and again the panel is padded with zeros::
+
+    qs8c   byte i:  w[i]
+    cb4t   byte i:  bits 0-3 index of w[i], bits 4-7 index of w[16 + i]
+    cb2t   byte i:  bits 0-1 w[i], bits 2-3 w[16 + i], bits 4-5 w[32 + i], bits 6-7 w[48 + i]
+
+so that ``and``, ``shift`` and a table look-up turn 16 bytes into whole blocks in order, with nothing to interleave.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparrow.kernels.errors import SparrowError
+
+CHANNEL_PACK = 4
+PANEL_CHANNELS = 8
+BLOCK = 16
+ALIGNMENT = 64
+CODEBOOK_ENTRIES = 16
+MAGIC = b"SPWK"
+VERSION = 1
+DENSE_PATTERN = 0
+_HEADER = struct.Struct("<4sHBBIIHHIHHIIIIIIIII")
+
+IntArray = NDArray[np.int8] | NDArray[np.uint8]
+
+
+class WeightFormat(str, Enum):
+    """What a stored weight is; the value is its token in kernel names."""
+
+    QS8C = "qs8c"  # int8, symmetric, one scale for each output channel
+    CB4T = "cb4t"  # 4-bit index into one int8 codebook for the tensor
+    CB2T = "cb2t"  # 2-bit index into one int8 codebook for the tensor
+    F32 = "f32"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one stored weight."""
+        return {"qs8c": 8, "cb4t": 4, "cb2t": 2, "f32": 32}[self.value]
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of ``ConvWeights.values``."""
+        return np.dtype({"qs8c": np.int8, "cb4t": np.uint8, "cb2t": np.uint8, "f32": np.float32}[self.value])
+
+    @property
+    def has_codebook(self) -> bool:
+        """Whether stored weights are indices."""
+        return self in (WeightFormat.CB4T, WeightFormat.CB2T)
+
+
+_FORMAT_CODES = [WeightFormat.QS8C, WeightFormat.CB4T, WeightFormat.CB2T, WeightFormat.F32]
+
+
+@dataclass(frozen=True, eq=False)
+class ConvWeights:
+    """Weights and per-channel constants of a convolution, depthwise convolution or linear layer.
+
+    Attributes:
+        format: How the values are stored.
+        values: [O, I / groups, kernel height, kernel width]; int8 within [-127, 127] (qs8c), uint8 codebook indices,
+            or float32.
+        codebook: int8 within [-127, 127], at most 16 entries (cb4t) or 4 (cb2t); None for the other formats.
+        initial: int32 [O], value of each accumulator before the first product: minus the input's zero point times the
+            sum of the channel's weights. Not read for f32.
+        scale: float32 [O], accumulator to output units. Not read for f32.
+        bias: float32 [O], in output units.
+        groups: 1, the number of channels (depthwise), or a divisor that leaves multiples of 4 in both channel counts.
+    """
+
+    format: WeightFormat
+    values: NDArray[np.int8] | NDArray[np.uint8] | NDArray[np.float32]
+    codebook: NDArray[np.int8] | None
+    initial: NDArray[np.int32]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        _check_array("weight values", self.values, self.format.dtype, 4)
+        if 0 in self.values.shape:
+            raise SparrowError(f"weights of shape {self.values.shape}", expected="no dimension of zero")
+        for name in ("initial", "scale", "bias"):
+            dtype = np.dtype(np.int32 if name == "initial" else np.float32)
+            _check_array(name, getattr(self, name), dtype, 1)
+            if len(getattr(self, name)) != self.out_channels:
+                raise SparrowError(
+                    f"{name} has {len(getattr(self, name))} entries",
+                    expected=f"one for each of the {self.out_channels} output channels",
+                )
+        self._check_groups()
+        self._check_codebook()
+        for name, array in (("weights", self.values), ("codebook", self.codebook)):
+            if array is not None and array.dtype == np.int8 and array.min(initial=0) < -127:
+                raise SparrowError(
+                    f"-128 among the int8 {name}",
+                    expected="values within [-127, 127]: two products have to fit 16 bits",
+                    next_step="quantize weights symmetrically",
+                )
+        for name in ("values", "scale", "bias"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise SparrowError(f"NaN or infinity among the {name}", expected="finite numbers")
+
+    def _check_groups(self) -> None:
+        out_channels, in_channels = self.values.shape[:2]
+        if self.groups == 1 or self.is_depthwise:
+            return
+        if self.groups < 1 or out_channels % (4 * self.groups) or in_channels % 4:
+            raise SparrowError(
+                f"{self.groups} groups of {in_channels} input channels for {out_channels} output channels",
+                expected="1 group, one for each channel (depthwise), or multiples of 4 channels in each group",
+                next_step="let the compiler pad or split this convolution",
+            )
+
+    def _check_codebook(self) -> None:
+        if not self.format.has_codebook:
+            if self.codebook is not None:
+                raise SparrowError(f"a codebook with format {self.format.value}", expected="none")
+            return
+        limit = 2**self.format.bits
+        if self.codebook is None:
+            raise SparrowError(f"format {self.format.value} without a codebook", expected=f"1 to {limit} int8 entries")
+        _check_array("codebook", self.codebook, np.dtype(np.int8), 1)
+        if not 1 <= len(self.codebook) <= limit:
+            raise SparrowError(f"a codebook of {len(self.codebook)} entries", expected=f"1 to {limit}")
+        if self.values.max() >= len(self.codebook):
+            raise SparrowError(
+                f"codebook index {self.values.max()}", expected=f"less than the codebook's {len(self.codebook)} entries"
+            )
+
+    @property
+    def out_channels(self) -> int:
+        """Number of output channels."""
+        return int(self.values.shape[0])
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels of all groups."""
+        return int(self.values.shape[1]) * self.groups
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Height and width of the window."""
+        return int(self.values.shape[2]), int(self.values.shape[3])
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel has its own window."""
+        return _is_depthwise(self.values.shape, self.groups)
+
+    def decoded(self) -> NDArray[np.int8] | NDArray[np.float32]:
+        """Weights with indices replaced by what the codebook holds: int8, or float32 for f32."""
+        return self.values if self.codebook is None else self.codebook[self.values]
+
+
+def _check_array(name: str, array: object, dtype: np.dtype[np.generic], rank: int) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != rank:
+        got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise SparrowError(f"{name} are {got}", expected=f"a {dtype} array with {rank} dimension{'s' * (rank > 1)}")
+
+
+def _ceil_div(value: int, divisor: int) -> int:
+    return -(-value // divisor)
+
+
+def _align(offset: int) -> int:
+    return _ceil_div(offset, ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class _Panels:
+    """Shape of the values section.
+
+    Attributes:
+        convolutions: Parts of a grouped convolution that share no input channels; packs of a depthwise one.
+        runs: Equal panels that follow each other in every one of them: (number of panels, output packs in a panel).
+        pack_weights: Weights of an output pack.
+    """
+
+    convolutions: int
+    runs: tuple[tuple[int, int], ...]
+    pack_weights: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], groups: int) -> "_Panels":
+        """Shape for values [O, I / groups, kernel height, kernel width]."""
+        out_channels, in_channels, height, width = shape
+        if _is_depthwise(shape, groups):
+            return cls(_ceil_div(out_channels, CHANNEL_PACK), ((1, 1),), height * width * CHANNEL_PACK)
+        packs = _ceil_div(out_channels // groups, CHANNEL_PACK)
+        runs = tuple(run for run in ((packs // 2, 2), (packs % 2, 1)) if run[0])
+        return cls(groups, runs, _ceil_div(in_channels, CHANNEL_PACK) * height * width * BLOCK)
+
+    def stored_bytes(self, format: WeightFormat) -> int:
+        """Bytes of the values section."""
+        panels = (count * _stored_panel_bytes(format, packs * self.pack_weights) for count, packs in self.runs)
+        return self.convolutions * sum(panels)
+
+
+def _is_depthwise(shape: tuple[int, ...], groups: int) -> bool:
+    return 1 < groups == shape[0] and shape[1] == 1
+
+
+def _stored_panel_bytes(format: WeightFormat, weights: int) -> int:
+    if format is WeightFormat.F32:
+        return 4 * weights
+    blocks_in_16_bytes = 8 // format.bits
+    return _ceil_div(_ceil_div(weights, BLOCK), blocks_in_16_bytes) * BLOCK
+
+
+def _blocks(values: np.ndarray, groups: int, fill: int) -> np.ndarray:
+    """Order the values as [convolution][output pack][tap][weights of a tap], padded to whole packs."""
+    out_channels, in_channels, height, width = values.shape
+    if _is_depthwise(values.shape, groups):
+        padded = np.full((_ceil_div(out_channels, 4) * 4, height * width), fill, values.dtype)
+        padded[:out_channels] = values.reshape(out_channels, -1)
+        return padded.reshape(-1, 1, 4, height * width).swapaxes(2, 3)
+    out_packs, in_packs = _ceil_div(out_channels // groups, 4), _ceil_div(in_channels, 4)
+    padded = np.full((groups, out_packs * 4, in_packs * 4, height, width), fill, values.dtype)
+    padded[:, : out_channels // groups, :in_channels] = values.reshape(groups, -1, in_channels, height, width)
+    split = padded.reshape(groups, out_packs, 4, in_packs, 4, height, width)
+    blocks = split.transpose(_BLOCK_ORDER[values.dtype == np.float32])
+    return blocks.reshape(groups, out_packs, in_packs * height * width, BLOCK)
+
+
+def _values_of_blocks(blocks: np.ndarray, shape: tuple[int, int, int, int], groups: int) -> np.ndarray:
+    """Invert ``_blocks``; the padding is dropped."""
+    out_channels, in_channels, height, width = shape
+    if _is_depthwise(shape, groups):
+        return blocks.swapaxes(2, 3).reshape(-1, 1, height, width)[:out_channels]
+    in_packs = _ceil_div(in_channels, 4)
+    split = blocks.reshape(groups, -1, in_packs, height, width, 4, 4)
+    padded = split.transpose(np.argsort(_BLOCK_ORDER[blocks.dtype == np.float32]))
+    padded = padded.reshape(groups, -1, in_packs * 4, height, width)
+    return padded[:, : out_channels // groups, :in_channels].reshape(shape)
+
+
+# From [group][output pack][output][input pack][input][y][x] to [group][output pack][input pack][y][x] and a block,
+# which is [output][input] for integers and [input][output] for float.
+_BLOCK_ORDER = {False: (0, 1, 3, 5, 6, 2, 4), True: (0, 1, 3, 5, 6, 4, 2)}
+
+
+def _store(panels: np.ndarray, format: WeightFormat, fill: int) -> np.ndarray:
+    """Turn panels [..., weights] into bytes [..., bytes]."""
+    if format is WeightFormat.F32:
+        return np.ascontiguousarray(panels).view(np.uint8)
+    blocks_in_16_bytes = 8 // format.bits
+    stored = _stored_panel_bytes(format, panels.shape[-1])
+    padded = np.full((*panels.shape[:-1], stored * blocks_in_16_bytes), fill, panels.dtype)
+    padded[..., : panels.shape[-1]] = panels
+    blocks = padded.view(np.uint8).reshape(*panels.shape[:-1], -1, blocks_in_16_bytes, BLOCK)
+    shifts = (np.arange(blocks_in_16_bytes, dtype=np.uint8) * format.bits)[:, np.newaxis]
+    merged = np.bitwise_or.reduce(blocks << shifts, axis=-2)
+    return merged.reshape(*panels.shape[:-1], stored)
+
+
+def _load(stored: np.ndarray, format: WeightFormat, weights: int) -> np.ndarray:
+    """Invert ``_store``: bytes [..., bytes] to panels [..., weights]."""
+    if format is WeightFormat.F32:
+        return np.ascontiguousarray(stored).view(np.float32)
+    blocks_in_16_bytes = 8 // format.bits
+    shifts = (np.arange(blocks_in_16_bytes, dtype=np.uint8) * format.bits)[:, np.newaxis]
+    groups_of_16 = stored.reshape(*stored.shape[:-1], -1, 1, BLOCK)
+    blocks = groups_of_16 >> shifts & np.uint8(2**format.bits - 1)
+    return blocks.reshape(*stored.shape[:-1], -1)[..., :weights].view(format.dtype)
+
+
+def _zero_index(weights: ConvWeights) -> int:
+    """Index that decodes to zero, which padded input channels need: whatever lies there is multiplied by it."""
+    if weights.codebook is None:
+        return 0
+    if (zeros := np.flatnonzero(weights.codebook == 0)).size:
+        return int(zeros[0])
+    if len(weights.codebook) < 2**weights.format.bits:
+        return len(weights.codebook)  # the stored table is zero past its last entry
+    if weights.values.shape[1] % CHANNEL_PACK == 0 or weights.is_depthwise:
+        return 0  # only output channels are padded, and their scale is zero
+    raise SparrowError(
+        f"{weights.values.shape[1]} input channels with a full codebook that has no zero",
+        expected="a zero in the codebook, or a multiple of 4 input channels",
+        next_step=f"store this layer as {WeightFormat.QS8C.value}",
+    )
+
+
+def pack_weights(weights: ConvWeights) -> bytes:
+    """Pack weights for the kernels; the module's docstring has the layout.
+
+    Args:
+        weights: Checked weights.
+
+    Returns:
+        Header and sections, to be placed at a multiple of 16 bytes. Equal weights give equal bytes.
+
+    Raises:
+        SparrowError: Input channels need padding and the codebook has no zero to pad with.
+    """
+    fill = _zero_index(weights)
+    blocks = _blocks(weights.values, weights.groups, fill)
+    stored, first = [], 0
+    for count, packs in _Panels.of(weights.values.shape, weights.groups).runs:
+        run = blocks[:, first : first + count * packs]
+        panels = run.reshape(len(run), count, packs, *run.shape[2:]).swapaxes(2, 3)  # a tap's packs lie together
+        stored.append(_store(panels.reshape(len(run), count, -1), weights.format, fill).reshape(len(run), -1))
+        first += count * packs
+    values = np.concatenate(stored, axis=1).tobytes()
+    codebook = b"" if weights.codebook is None else weights.codebook.tobytes()
+    padding = -weights.out_channels % CHANNEL_PACK
+    sections = [codebook.ljust(CODEBOOK_ENTRIES, b"\0"), values]
+    sections += [
+        np.pad(constants, (0, padding)).tobytes() for constants in (weights.initial, weights.scale, weights.bias)
+    ]
+    body = bytearray()
+    offsets = []
+    for section in sections:
+        offsets.append(_HEADER.size + len(body))
+        body += section.ljust(_align(len(section)), b"\0")
+    header = _HEADER.pack(
+        MAGIC, VERSION, _FORMAT_CODES.index(weights.format), DENSE_PATTERN, weights.out_channels, weights.in_channels,
+        *weights.kernel, weights.groups, CHANNEL_PACK if weights.is_depthwise else PANEL_CHANNELS,
+        0 if weights.codebook is None else len(weights.codebook), offsets[0], offsets[1], len(values), *offsets[2:],
+        _HEADER.size + len(body), 0, 0,
+    )  # fmt: skip
+    return header[:-4] + struct.pack("<I", _checksum(header, body)) + bytes(body)
+
+
+def _checksum(header: bytes, body: bytes | bytearray | memoryview) -> int:
+    return zlib.crc32(body, zlib.crc32(header[: _HEADER.size - 4]))
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Fields of ``struct spw_weights_header``, in its order."""
+
+    magic: bytes
+    version: int
+    format: int
+    pattern: int
+    out_channels: int
+    in_channels: int
+    kernel_height: int
+    kernel_width: int
+    groups: int
+    panel_channels: int
+    codebook_entries: int
+    codebook_offset: int
+    values_offset: int
+    values_bytes: int
+    initial_offset: int
+    scale_offset: int
+    bias_offset: int
+    total_bytes: int
+    reserved: int
+    checksum: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the values: [O, I / groups, kernel height, kernel width]."""
+        return self.out_channels, self.in_channels // self.groups, self.kernel_height, self.kernel_width
+
+    def problems(self, data: bytes) -> Iterator[tuple[str, str]]:
+        """List what is wrong with the bytes, as (got, expected); later checks hold only where earlier ones do."""
+        if self.magic != MAGIC:
+            yield f"packed weights that begin with {self.magic!r}", repr(MAGIC)
+        if self.version != VERSION:
+            yield f"packed weights of version {self.version}", f"version {VERSION}"
+        if self.total_bytes != len(data):
+            yield f"packed weights of {len(data)} bytes", f"{self.total_bytes} bytes, as their header says"
+        if (checksum := _checksum(data, memoryview(data)[_HEADER.size :])) != self.checksum:
+            yield f"packed weights with checksum {checksum:08x}", f"{self.checksum:08x}, as their header says"
+        if self.format >= len(_FORMAT_CODES) or self.pattern != DENSE_PATTERN:
+            yield f"weight format {self.format} with block pattern {self.pattern}", "formats 0 to 3, pattern 0"
+        if not self.groups or self.in_channels % self.groups or 0 in self.shape:
+            yield f"weights of {self.out_channels} x {self.in_channels} channels in {self.groups} groups", "a divisor"
+        values = _Panels.of(self.shape, self.groups).stored_bytes(_FORMAT_CODES[self.format])
+        if self.values_bytes != values:
+            yield f"a values section of {self.values_bytes} bytes", f"{values}, which the shape takes"
+        constants = _ceil_div(self.out_channels, CHANNEL_PACK) * CHANNEL_PACK * 4
+        sections = {
+            "codebook": (self.codebook_offset, CODEBOOK_ENTRIES),
+            "values": (self.values_offset, values),
+            "initial": (self.initial_offset, constants),
+            "scale": (self.scale_offset, constants),
+            "bias": (self.bias_offset, constants),
+        }
+        for name, (offset, size) in sections.items():
+            if offset % ALIGNMENT or offset < _HEADER.size or offset + size > len(data):
+                yield f"a {name} section at byte {offset} of {size} bytes", f"a multiple of 64 within {len(data)} bytes"
+
+
+def unpack_weights(data: bytes) -> ConvWeights:
+    """Read packed weights back: the exact inverse of ``pack_weights``.
+
+    Args:
+        data: What ``pack_weights`` returned.
+
+    Returns:
+        Weights equal to those packed.
+
+    Raises:
+        SparrowError: The bytes are no packed weights or were changed; the message names what differs.
+    """
+    again = "compile the network again"
+    if len(data) < _HEADER.size:
+        raise SparrowError(
+            f"packed weights of {len(data)} bytes", expected=f"a header of {_HEADER.size}", next_step=again
+        )
+    header = _Header(*_HEADER.unpack_from(data))
+    for got, expected in header.problems(data):
+        raise SparrowError(got, expected=expected, next_step=again)
+    format = _FORMAT_CODES[header.format]
+    shape = _Panels.of(header.shape, header.groups)
+    stored = np.frombuffer(data, np.uint8, header.values_bytes, header.values_offset).reshape(shape.convolutions, -1)
+    runs, first = [], 0
+    for count, packs in shape.runs:
+        size = _stored_panel_bytes(format, packs * shape.pack_weights)
+        run = stored[:, first : first + count * size].reshape(shape.convolutions, count, size)
+        panels = _load(run, format, packs * shape.pack_weights)
+        tap = CHANNEL_PACK if _is_depthwise(header.shape, header.groups) else BLOCK
+        blocks = panels.reshape(shape.convolutions, count, -1, packs, tap).swapaxes(2, 3)
+        runs.append(blocks.reshape(shape.convolutions, count * packs, -1, tap))
+        first += count * size
+    values = _values_of_blocks(np.concatenate(runs, axis=1), header.shape, header.groups)
+    codebook = np.frombuffer(data, np.int8, header.codebook_entries, header.codebook_offset)
+    count = header.out_channels
+    return ConvWeights(
+        format=format,
+        values=np.ascontiguousarray(values),
+        codebook=codebook.copy() if format.has_codebook else None,
+        initial=np.frombuffer(data, np.int32, count, header.initial_offset).copy(),
+        scale=np.frombuffer(data, np.float32, count, header.scale_offset).copy(),
+        bias=np.frombuffer(data, np.float32, count, header.bias_offset).copy(),
+        groups=header.groups,
+    )
+
+
+def pack_activation(activation: NDArray[np.generic], fill: float) -> NDArray[np.generic]:
+    """Pack channels by four: [N, C, H, W] to [N, ceil(C / 4), H, W, 4].
+
+    Args:
+        activation: Array of any type.
+        fill: Value of the channels past the last: the zero point of int8, 0 of float.
+
+    Returns:
+        Contiguous array of the same type.
+    """
+    batch, channels, height, width = activation.shape
+    packs = _ceil_div(channels, CHANNEL_PACK)
+    padded = np.full((batch, packs * CHANNEL_PACK, height, width), fill, activation.dtype)
+    padded[:, :channels] = activation
+    return np.ascontiguousarray(padded.reshape(batch, packs, CHANNEL_PACK, height, width).transpose(0, 1, 3, 4, 2))
+
+
+def unpack_activation(activation: NDArray[np.generic], channels: int) -> NDArray[np.generic]:
+    """Invert ``pack_activation``: [N, ceil(C / 4), H, W, 4] to [N, C, H, W].
+
+    Args:
+        activation: Packed array.
+        channels: C.
+
+    Returns:
+        Contiguous array of the same type, without the padding channels.
+    """
+    batch, packs, height, width, lanes = activation.shape
+    planar = activation.transpose(0, 1, 4, 2, 3).reshape(batch, packs * lanes, height, width)
+    return np.ascontiguousarray(planar[:, :channels])

@@ -1,0 +1,163 @@
+"""The mathematics of differentiable Gaussian mixture weight sharing (DGMS, arXiv 2112.15139).
+
+A layer's weights w are seen as draws from a mixture of K Gaussians. The responsibility of component k for w is
+(equation 3 of the paper)::
+
+    r_k(w) = π_k N(w; μ_k, σ_k) / Σ_j π_j N(w; μ_j, σ_j)
+
+and the weight that the network trains with is a soft choice among the means (equations 5 and 6)::
+
+    φ(w) = softmax(r(w) / τ)          soft(w) = Σ_k φ_k(w) μ_k
+
+At inference the choice is hard: μ of the component with the largest responsibility.
+
+Everything is evaluated in the log domain on a ``[K, chunk]`` block that fits a core's cache. Nothing of size K·N is
+kept: the backward pass computes each block again, so memory stays at a few megabytes for layers of any size.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+# A component whose probability is below e^-30 of the likeliest one's counts as zero. In float32 it would vanish in the
+# sums anyway, but as a denormal number it would make each pass over it about ten times slower.
+_NEGLIGIBLE = -30.0
+
+# Weights in one block: 16 components x 16384 weights x 4 bytes is 1 MiB, the L2 cache of a desktop core.
+CHUNK = 1 << 14
+
+
+def _scaled_distances(weight: Tensor, means: Tensor, inverse_deviations: Tensor) -> Tensor:
+    """Return z = (w - μ) / σ as ``[K, n]``; differences come first, so that nothing cancels when σ is small."""
+    return (weight - means[:, None]).mul_(inverse_deviations[:, None])
+
+
+def _softmax_(logits: Tensor) -> Tensor:
+    """Turn ``[K, n]`` logits into probabilities, in place."""
+    logits.sub_(logits.amax(dim=0))
+    torch.nn.functional.threshold_(logits, _NEGLIGIBLE, -math.inf).exp_()
+    return logits.div_(logits.sum(dim=0))
+
+
+def _responsibilities(distances: Tensor, log_scales: Tensor) -> Tensor:
+    return _softmax_(distances.square().mul_(-0.5).add_(log_scales[:, None]))
+
+
+def responsibilities(weight: Tensor, means: Tensor, log_scales: Tensor, inverse_deviations: Tensor) -> Tensor:
+    """Compute each component's responsibility for each weight (equation 3).
+
+    Args:
+        weight: Any shape, N elements, a floating type.
+        means: ``[K]``, μ.
+        log_scales: ``[K]``, log π - log σ; the density's factor 1/√2π cancels.
+        inverse_deviations: ``[K]``, 1/σ.
+
+    Returns:
+        ``[K, N]``, each column sums to one.
+    """
+    return _responsibilities(_scaled_distances(weight.reshape(-1), means, inverse_deviations), log_scales)
+
+
+def hard_index(weight: Tensor, means: Tensor, log_scales: Tensor, inverse_deviations: Tensor) -> Tensor:
+    """Choose for each weight the component with the largest responsibility.
+
+    Args:
+        weight: Any shape.
+        means: ``[K]``, μ.
+        log_scales: ``[K]``, log π - log σ.
+        inverse_deviations: ``[K]``, 1/σ.
+
+    Returns:
+        Component numbers, uint8, of the weight's shape; among equals the lowest number.
+    """
+    flat = weight.detach().reshape(-1)
+    index = torch.empty(flat.shape, dtype=torch.uint8, device=flat.device)
+    for start in range(0, flat.numel(), CHUNK):
+        part = flat[start : start + CHUNK]
+        logits = _scaled_distances(part, means, inverse_deviations).square_().mul_(-0.5).add_(log_scales[:, None])
+        index[start : start + CHUNK] = logits.argmax(dim=0)
+    return index.reshape(weight.shape)
+
+
+class _SoftWeight(torch.autograd.Function):
+    """The soft weight with a backward pass written out; see ``soft_weight`` for the arguments.
+
+    With g the gradient of the loss at soft(w), and summing over weights n where an index n is missing on the left::
+
+        h_k = φ_k (μ_k - soft) g                      gradient at r_k / τ
+        d_k = r_k (h_k - Σ_j r_j h_j) / τ             gradient at the logit log π_k - log σ_k - z_k² / 2
+        ∂log_scale_k = Σ_n d_k                        ∂(1/τ) = Σ_kn h_k r_k
+        ∂μ_k = Σ_n φ_k g + d_k z_k / σ_k              ∂(1/σ_k) = -σ_k Σ_n d_k z_k²
+        ∂w = -Σ_k d_k z_k / σ_k
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        weight: Tensor,
+        means: Tensor,
+        log_scales: Tensor,
+        inverse_deviations: Tensor,
+        inverse_temperature: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, means, log_scales, inverse_deviations, inverse_temperature)
+        flat = weight.reshape(-1)
+        soft = torch.empty_like(flat)
+        for start in range(0, flat.numel(), CHUNK):
+            part = flat[start : start + CHUNK]
+            shares = _responsibilities(_scaled_distances(part, means, inverse_deviations), log_scales)
+            torch.mv(_softmax_(shares.mul_(inverse_temperature)).T, means, out=soft[start : start + CHUNK])
+        return soft.reshape(weight.shape)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, ...]:
+        weight, means, log_scales, inverse_deviations, inverse_temperature = ctx.saved_tensors  # type: ignore[attr-defined]
+        flat, flat_gradient = weight.reshape(-1), gradient.reshape(-1)
+        weight_gradient = torch.empty_like(flat)
+        means_gradient, scales_gradient = torch.zeros_like(means), torch.zeros_like(means)
+        deviations_gradient, temperature_gradient = torch.zeros_like(means), torch.zeros_like(inverse_temperature)
+        for start in range(0, flat.numel(), CHUNK):
+            part, g = flat[start : start + CHUNK], flat_gradient[start : start + CHUNK]
+            z = _scaled_distances(part, means, inverse_deviations)
+            shares = _responsibilities(z, log_scales)
+            choice = _softmax_(shares * inverse_temperature)
+            means_gradient.addmv_(choice, g)
+            soft = torch.mv(choice.T, means)
+            d = (means[:, None] - soft).mul_(choice).mul_(g).mul_(shares)  # r_k h_k
+            sums = d.sum(dim=0)
+            temperature_gradient += sums.sum()
+            d.sub_(shares.mul_(sums)).mul_(inverse_temperature)
+            scales_gradient += d.sum(dim=1)
+            d.mul_(z)
+            deviations_gradient -= torch.linalg.vecdot(d, z)
+            means_gradient.addcmul_(d.sum(dim=1), inverse_deviations)
+            torch.mv(d.T, -inverse_deviations, out=weight_gradient[start : start + CHUNK])
+        deviations_gradient /= inverse_deviations
+        return (
+            weight_gradient.reshape(weight.shape),
+            means_gradient,
+            scales_gradient,
+            deviations_gradient,
+            temperature_gradient,
+        )
+
+
+def soft_weight(
+    weight: Tensor, means: Tensor, log_scales: Tensor, inverse_deviations: Tensor, inverse_temperature: Tensor
+) -> Tensor:
+    """Compute the weight that the network trains with (equations 5 and 6), differentiable in every argument.
+
+    Args:
+        weight: Any shape, a floating type.
+        means: ``[K]``, μ.
+        log_scales: ``[K]``, log π - log σ.
+        inverse_deviations: ``[K]``, 1/σ.
+        inverse_temperature: ``[]``, 1/τ.
+
+    Returns:
+        Σ_k φ_k μ_k, of the weight's shape and type.
+    """
+    return _SoftWeight.apply(weight, means, log_scales, inverse_deviations, inverse_temperature)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,44 @@
+"""Symmetric int8 weights with one scale for each output channel, as a parametrization."""
+
+import torch
+from torch import Tensor, nn
+
+
+class UniformSharing(nn.Module):
+    """Rounds a weight to int8, one scale an output channel, for ``register_parametrization``.
+
+    The layer computes with the rounded weight in training too; the gradient passes the rounding unchanged
+    (straight-through estimator, arXiv 1308.3432).
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the rounded weight, of the same shape and type."""
+        with torch.no_grad():
+            values, scale = self.int8_weight(weight)
+            rounding = values * _by_channel(scale, weight) - weight
+        return weight + rounding
+
+    def int8_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Round a weight.
+
+        Args:
+            weight: ``[out_channels, ...]``.
+
+        Returns:
+            int8 values in -127 to 127 of the weight's shape, and the scales ``[out_channels]``: max|w| / 127, or 1 for
+            a channel of zeros.
+        """
+        weight = weight.detach()
+        largest = weight.flatten(1).abs().amax(dim=1)
+        scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+        return torch.round(weight / _by_channel(scale, weight)).to(torch.int8), scale
+
+    def grid_loss(self, weight: Tensor) -> float:
+        """Measure what rounding costs: ‖rounded - weight‖ / ‖weight‖."""
+        values, scale = self.int8_weight(weight)
+        norm = weight.detach().norm()
+        return float((values * _by_channel(scale, weight) - weight.detach()).norm() / norm) if norm > 0 else 0.0
+
+
+def _by_channel(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.reshape(-1, *[1] * (weight.dim() - 1))

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import tvm
+from sparrow.deploy.operators import packed_shape
+from sparrow.deploy.passes.pack_channels import pack_array, pack_channels
+from sparrow.deploy.passes.relax_rewriter import main_bindings, operator_name, static_shape
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+pytestmark = pytest.mark.tvm
+
+
+def steps(module: tvm.IRModule) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and result shape of each binding; a call of a TIR function goes by that function's name."""
+    found = []
+    for binding in main_bindings(module):
+        name = operator_name(binding.value)
+        if name == "relax.call_tir":
+            name = binding.value.args[0].name_hint
+        if name:
+            found.append((name.removeprefix("relax."), static_shape(binding.var)))
+    return found
+
+
+def test_everything_between_two_operators_stays_packed():
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 3, 8, 8), "float32")) -> R.Tensor((1, 10), "float32"):
+            with R.dataflow():
+                a = R.call_dps_packed("sparrow.conv2d.0", (x,), out_ty=R.Tensor((1, 8, 8, 8), "float32"))
+                b = R.sigmoid(a)
+                c = R.multiply(a, b)
+                d = R.nn.max_pool2d(c, pool_size=[2, 2], strides=[2, 2])
+                e = R.strided_slice(d, (2, 3), (0, 0), (4, 4), (2, 2))
+                f = R.mean(e, axis=[2, 3], keepdims=True)
+                g = R.reshape(f, R.shape([1, 8]))
+                h = R.call_dps_packed("sparrow.conv2d.1", (g,), out_ty=R.Tensor((1, 10), "float32"))
+                R.output(h)
+            return h
+
+    assert steps(pack_channels(Before)) == [
+        ("pack_channels", (1, 1, 8, 8, 4)),
+        ("call_dps_packed", (1, 2, 8, 8, 4)),
+        ("sigmoid", (1, 2, 8, 8, 4)),
+        ("multiply", (1, 2, 8, 8, 4)),
+        ("nn.max_pool2d", (1, 2, 4, 4, 4)),
+        ("strided_slice", (1, 2, 2, 2, 4)),
+        ("mean", (1, 2, 1, 1, 4)),
+        ("reshape", (1, 2, 1, 1, 4)),
+        ("call_dps_packed", (1, 3, 1, 1, 4)),
+        ("unpack_channels", (1, 10)),
+    ]
+
+
+def test_what_needs_nchw_gets_it():
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 4, 2, 2), "float32")) -> R.Tensor((1, 24), "float32"):
+            with R.dataflow():
+                a = R.call_dps_packed("sparrow.conv2d.0", (x,), out_ty=R.Tensor((1, 6, 2, 2), "float32"))
+                b = R.concat((a, a), axis=1)  # 6 channels do not fill groups of four
+                c = R.strided_slice(b, (1,), (0,), (6,), (1,))
+                d = R.reshape(c, R.shape([1, 24]))
+                R.output(d)
+            return d
+
+    names = [name for name, _ in steps(pack_channels(Before))]
+    assert names == ["pack_channels", "call_dps_packed", "unpack_channels", "concat", "strided_slice", "reshape"]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3, 4), (1, 8, 2, 2), (3, 6)])
+def test_pack_array_puts_each_value_where_the_layout_says(shape):
+    values = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+    packed = pack_array(values)
+    assert packed.shape == packed_shape(shape)
+    for index in np.ndindex(*shape):
+        n, c, h, w = (0, index[1], 0, index[0]) if len(shape) == 2 else index
+        assert packed[n, c // 4, h, w, c % 4] == values[index]
+    assert np.count_nonzero(packed) == values.size
