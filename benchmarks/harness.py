@@ -183,7 +183,7 @@ def verify(
         SparrowError: The bundle is damaged, the images do not fit its input, or a run failed.
     """
     bundle = load_bundle(bundle_dir)
-    environment = _environment(cpu)
+    environment = read_environment(cpu)
     reference = run_reference(bundle, images, on_progress=lambda *at: on_progress("ONNX Runtime", *at))
     outputs = run_bundle(bundle, images, cpu=cpu, threads=threads, jobs=jobs, timeout=timeout,
                          on_progress=lambda *at: on_progress("QEMU", *at))  # fmt: skip
@@ -362,7 +362,7 @@ def bench(
         SparrowError: The bundle is damaged, a run failed, or the counter cannot be built.
     """
     bundle = load_bundle(bundle_dir)
-    environment = _environment(cpu)
+    environment = read_environment(cpu)
     if min((*threads, repeat)) < 1 or warmup < 0:
         raise SparrowError(f"threads {list(threads)}, repeat {repeat}, warmup {warmup}",
                            expected="at least 1 thread and 1 repetition, no negative warm-up")  # fmt: skip
@@ -414,7 +414,8 @@ def _summarize(threads: int, repeat: int, result: RunResult) -> ThreadsResult:
     return ThreadsResult(threads, repeat, sum(totals) / repeat, min(totals), max(totals), busy)
 
 
-def _environment(cpu: str) -> Environment:
+def read_environment(cpu: str) -> Environment:
+    """Say what a result on this core is got with, here and now."""
     return Environment(version("sparrow-mobile"), _commit(), find_qemu().version, cpu, cpu_model(cpu))
 
 

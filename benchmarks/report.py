@@ -192,7 +192,8 @@ def print_table(summary: DemoSummary, console: Console | None = None) -> None:
         console: Where to print; by default stdout.
     """
     console = console or Console()
-    stages = Table(title=escape_markup(f"{summary.title}\n{summary.subtitle}"), title_justify="left")
+    console.print(escape_markup(f"{summary.title}\n{summary.subtitle}"))
+    stages = Table()
     stages.add_column("network")
     stages.add_column("runs in")
     for name in ("accuracy", "wrong", "zeros", "size"):
@@ -207,13 +208,19 @@ def print_table(summary: DemoSummary, console: Console | None = None) -> None:
     console.print(stages)
     if not summary.counts:
         return
-    counts = Table(title=COUNT_NOTE, title_justify="left")
+    console.print(COUNT_NOTE)
+    counts = Table()
     counts.add_column("CPU model")
     counts.add_column("network")
     counts.add_column("threads", justify="right")
     counts.add_column("million instructions", justify="right")
     for count in summary.counts:
-        counts.add_row(escape_markup(count.cpu), escape_markup(count.network), str(count.threads), f"{count.instructions / 1e6:,.3f}")
+        counts.add_row(
+            escape_markup(count.cpu),
+            escape_markup(count.network),
+            str(count.threads),
+            f"{count.instructions / 1e6:,.3f}",
+        )
     console.print(counts)
 
 

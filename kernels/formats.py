@@ -30,6 +30,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,6 @@ MAGIC = b"SPWK"
 VERSION = 1
 DENSE_PATTERN = 0
 _HEADER = struct.Struct("<4sHBBIIHHIHHIIIIIIIII")
-
-IntArray = NDArray[np.int8] | NDArray[np.uint8]
 
 
 class WeightFormat(str, Enum):
@@ -172,7 +171,7 @@ class ConvWeights:
         """Whether each channel has its own window."""
         return _is_depthwise(self.values.shape, self.groups)
 
-    def decoded(self) -> NDArray[np.int8] | NDArray[np.float32]:
+    def decoded(self) -> NDArray[Any]:
         """Weights with indices replaced by what the codebook holds: int8, or float32 for f32."""
         return self.values if self.codebook is None else self.codebook[self.values]
 
@@ -232,7 +231,7 @@ def _stored_panel_bytes(format: WeightFormat, weights: int) -> int:
     return _ceil_div(_ceil_div(weights, BLOCK), blocks_in_16_bytes) * BLOCK
 
 
-def _blocks(values: np.ndarray, groups: int, fill: int) -> np.ndarray:
+def _blocks(values: NDArray[Any], groups: int, fill: int) -> NDArray[Any]:
     """Order the values as [convolution][output pack][tap][weights of a tap], padded to whole packs."""
     out_channels, in_channels, height, width = values.shape
     if _is_depthwise(values.shape, groups):
@@ -247,7 +246,7 @@ def _blocks(values: np.ndarray, groups: int, fill: int) -> np.ndarray:
     return blocks.reshape(groups, out_packs, in_packs * height * width, BLOCK)
 
 
-def _values_of_blocks(blocks: np.ndarray, shape: tuple[int, int, int, int], groups: int) -> np.ndarray:
+def _values_of_blocks(blocks: NDArray[Any], shape: tuple[int, int, int, int], groups: int) -> NDArray[Any]:
     """Invert ``_blocks``; the padding is dropped."""
     out_channels, in_channels, height, width = shape
     if _is_depthwise(shape, groups):
@@ -264,7 +263,7 @@ def _values_of_blocks(blocks: np.ndarray, shape: tuple[int, int, int, int], grou
 _BLOCK_ORDER = {False: (0, 1, 3, 5, 6, 2, 4), True: (0, 1, 3, 5, 6, 4, 2)}
 
 
-def _store(panels: np.ndarray, format: WeightFormat, fill: int) -> np.ndarray:
+def _store(panels: NDArray[Any], format: WeightFormat, fill: int) -> NDArray[Any]:
     """Turn panels [..., weights] into bytes [..., bytes]."""
     if format is WeightFormat.F32:
         return np.ascontiguousarray(panels).view(np.uint8)
@@ -274,11 +273,11 @@ def _store(panels: np.ndarray, format: WeightFormat, fill: int) -> np.ndarray:
     padded[..., : panels.shape[-1]] = panels
     blocks = padded.view(np.uint8).reshape(*panels.shape[:-1], -1, blocks_in_16_bytes, BLOCK)
     shifts = (np.arange(blocks_in_16_bytes, dtype=np.uint8) * format.bits)[:, np.newaxis]
-    merged = np.bitwise_or.reduce(blocks << shifts, axis=-2)
+    merged: NDArray[np.uint8] = np.bitwise_or.reduce(blocks << shifts, axis=-2)
     return merged.reshape(*panels.shape[:-1], stored)
 
 
-def _load(stored: np.ndarray, format: WeightFormat, weights: int) -> np.ndarray:
+def _load(stored: NDArray[Any], format: WeightFormat, weights: int) -> NDArray[Any]:
     """Invert ``_store``: bytes [..., bytes] to panels [..., weights]."""
     if format is WeightFormat.F32:
         return np.ascontiguousarray(stored).view(np.float32)
@@ -457,7 +456,7 @@ def unpack_weights(data: bytes) -> ConvWeights:
     )
 
 
-def pack_activation(activation: NDArray[np.generic], fill: float) -> NDArray[np.generic]:
+def pack_activation(activation: NDArray[Any], fill: float) -> NDArray[Any]:
     """Pack channels by four: [N, C, H, W] to [N, ceil(C / 4), H, W, 4].
 
     Args:
@@ -474,7 +473,7 @@ def pack_activation(activation: NDArray[np.generic], fill: float) -> NDArray[np.
     return np.ascontiguousarray(padded.reshape(batch, packs, CHANNEL_PACK, height, width).transpose(0, 1, 3, 4, 2))
 
 
-def unpack_activation(activation: NDArray[np.generic], channels: int) -> NDArray[np.generic]:
+def unpack_activation(activation: NDArray[Any], channels: int) -> NDArray[Any]:
     """Invert ``pack_activation``: [N, ceil(C / 4), H, W, 4] to [N, C, H, W].
 
     Args:

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,10 +100,10 @@ def conv2d_quantized(
     weights: ConvWeights,
     activation: NDArray[np.int8],
     residual: NDArray[np.int8] | None = None,
-) -> NDArray[np.int8] | NDArray[np.float32]:
+) -> NDArray[Any]:
     """Convolution of int8.
 
-    The kernels multiply by the scale and add the bias in one fused operation. Here the product of two float32 is exact
+    The kernels multiply by a scale and add in one fused operation. Here the product of two float32 is exact
     in float64; the sum is rounded to float64 and then to float32, which differs from one rounding only if the sum needs
     more than 53 bits and falls within 2^-29 of halfway between two float32.
 
@@ -123,11 +124,12 @@ def conv2d_quantized(
     value = (accumulator * scale + bias).astype(np.float32)
     if residual is not None:
         difference = residual.astype(np.float32) - operator.residual_zero_point
-        value = value + difference * np.float32(operator.residual_scale)
+        value = (value + difference.astype(np.float64) * np.float32(operator.residual_scale)).astype(np.float32)
     if operator.float_output:
         return operator.clamp(value)
     rounded = np.rint(value.astype(np.float64)) + operator.output_zero_point
-    return np.clip(rounded, operator.clamp_min, operator.clamp_max).astype(np.int8)
+    output: NDArray[np.int8] = np.clip(rounded, operator.clamp_min, operator.clamp_max).astype(np.int8)
+    return output
 
 
 def conv2d_float(
@@ -155,9 +157,9 @@ def conv2d_float(
 def conv2d(
     operator: Conv2dOperator,
     weights: ConvWeights,
-    activation: NDArray[np.generic],
-    residual: NDArray[np.generic] | None = None,
-) -> NDArray[np.generic]:
+    activation: NDArray[Any],
+    residual: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Convolution of the type that the weights' format implies; see ``conv2d_quantized`` and ``conv2d_float``."""
     function = conv2d_float if weights.format is WeightFormat.F32 else conv2d_quantized
     return function(operator, weights, activation, residual)

@@ -42,10 +42,10 @@ class MicroKernel:
     @property
     def path(self) -> Path:
         """File that defines it: one file holds every destination."""
-        family = self.name
+        family: str = self.name
         if match := NAME.fullmatch(self.name):
             family = family.replace(f"{match['clamp'] or ''}_{match['destination']}", "", 1)
-        return KERNEL_LIST.parent / f"{family}__{self.isa}.c"
+        return INCLUDE_DIR / "conv" / f"{family}__{self.isa}.c"
 
 
 def read_kernel_list(text: str) -> list[MicroKernel]:

@@ -28,12 +28,13 @@ _HISTOGRAM_BINS = 2048
 _MSE_CLIPS = 64  # ranges tried, from the full one down to a quarter of it
 
 _LAYERS = (nn.Conv2d, nn.Linear)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d}
 _FUSED_ACTIVATIONS = {
     nn.ReLU, nn.ReLU6, nn.Hardtanh,
     torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, F.hardtanh, torch.clamp,
     "relu", "relu_", "clamp", "clamp_",
 }  # fmt: skip
+_SHAPE_READERS = {"size", "dim", "numel", getattr}
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _MOVEMENTS = {
     nn.MaxPool2d, nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.ZeroPad2d, nn.PixelShuffle,
@@ -133,8 +134,10 @@ def trace(model: nn.Module) -> GraphModule:
 
 
 def _kind(graph: GraphModule, node: Node) -> Any:
-    """Return what tables list a node under: the class of a module, a function, or the name of a method."""
-    return type(graph.get_submodule(str(node.target))) if node.op == "call_module" else node.target
+    """Return what the tables above list a node under: a module's class, a function, or a method's name."""
+    if node.op == "call_module":
+        return type(graph.get_submodule(str(node.target)))
+    return node.target if node.op in ("call_function", "call_method") else None
 
 
 def _is_layer(graph: GraphModule, node: Node) -> bool:
@@ -157,7 +160,7 @@ class _Placement:
 
     def grid_nodes(self) -> list[Node]:
         """Return the nodes whose values get a grid, in the order of the graph."""
-        group_ends = {self._end_of_group(layer) for layer in self.layers}
+        group_ends = {self._group(layer)[-1] for layer in self.layers}
         consumers = {n for n in self.nodes if n in self.layers or n in self.group_adds}
         inside_groups = {n for layer in self.layers for n in self._group(layer)} - group_ends
         chosen = []
@@ -188,7 +191,7 @@ class _Placement:
 
     def _before_add(self, layer: Node) -> Node:
         following = self._only_user(layer)
-        if following is not None and following.op == "call_module" and _kind(self.graph, following) in _NORMS:
+        if following is not None and _kind(self.graph, following) in _NORMS:
             return following
         return layer
 
@@ -203,21 +206,21 @@ class _Placement:
             group.append(following)
         return group
 
-    def _end_of_group(self, layer: Node) -> Node:
-        return self._group(layer)[-1]
-
-    def _only_user(self, node: Node) -> Node | None:
+    @staticmethod
+    def _only_user(node: Node) -> Node | None:
         return next(iter(node.users)) if len(node.users) == 1 else None
 
     def _is_movement(self, node: Node) -> bool:
-        return node.op.startswith("call_") and _kind(self.graph, node) in _MOVEMENTS
+        return _kind(self.graph, node) in _MOVEMENTS
 
     def _consumers(self, node: Node) -> set[Node]:
-        """Return who reads a value, directly or after it was moved."""
+        """Return who computes with a value, directly or after it was moved."""
         found: set[Node] = set()
         for user in node.users:
-            moved = self._is_movement(user) and user.args and user.args[0] is node
-            found |= self._consumers(user) if moved else {user}
+            if self._is_movement(user) and user.args[:1] == (node,):
+                found |= self._consumers(user)
+            elif _kind(self.graph, user) not in _SHAPE_READERS:
+                found.add(user)
         return found
 
 
@@ -233,7 +236,7 @@ def insert_grids(graph: GraphModule, quantized_layers: set[str]) -> None:
         graph.add_submodule(name, ActivationGrid())
         with graph.graph.inserting_after(node):
             grid = graph.graph.call_module(name, (node,))
-        node.replace_all_uses_with(grid, delete_user_cb=lambda user, grid=grid: user not in (grid,) and user.op != "output")
+        node.replace_all_uses_with(grid, lambda user, grid=grid: user is not grid and user.op != "output")
     graph.recompile()
 
 
@@ -359,4 +362,7 @@ def _observe(
             model(batch)
             count += len(batch)
     if count == 0:
-        raise SparrowError("there are no calibration images", expected="a few hundred images, in a list that can be read twice")
+        raise SparrowError(
+            "there are no calibration images",
+            expected="a few hundred images, in a list that can be read twice",
+        )

@@ -443,7 +443,10 @@ def _describe_job(
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    groups = [f"{len(g['params'])} at {g['lr']} decaying {g['weight_decay']}" for g in optimizer.param_groups]
+    groups = []
+    for group in optimizer.param_groups:
+        own = [f"{key} {group[key]}" for key in ("lr", "weight_decay") if group[key] != optimizer.defaults[key]]
+        groups.append(" with ".join([f"{len(group['params'])} tensors", *own]))
     return {
         **{key: repr(value) for key, value in dataclasses.asdict(config).items()},
         "data": f"{data.name}, {len(data.train_labels)} images",

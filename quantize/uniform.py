@@ -13,10 +13,8 @@ class UniformSharing(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the rounded weight, of the same shape and type."""
-        with torch.no_grad():
-            values, scale = self.int8_weight(weight)
-            rounding = values * _by_channel(scale, weight) - weight
-        return weight + rounding
+        rounded = self.hard_weight(weight)
+        return rounded + (weight - weight.detach()) if self.training else rounded
 
     def int8_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Round a weight.
@@ -33,11 +31,16 @@ class UniformSharing(nn.Module):
         scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
         return torch.round(weight / _by_channel(scale, weight)).to(torch.int8), scale
 
+    def hard_weight(self, weight: Tensor) -> Tensor:
+        """Return the rounded weight as a constant, of the weight's shape."""
+        values, scale = self.int8_weight(weight)
+        return values.to(weight.dtype) * _by_channel(scale, weight)
+
     def grid_loss(self, weight: Tensor) -> float:
         """Measure what rounding costs: ‖rounded - weight‖ / ‖weight‖."""
-        values, scale = self.int8_weight(weight)
-        norm = weight.detach().norm()
-        return float((values * _by_channel(scale, weight) - weight.detach()).norm() / norm) if norm > 0 else 0.0
+        weight = weight.detach()
+        norm = weight.norm()
+        return float((self.hard_weight(weight) - weight).norm() / norm) if norm > 0 else 0.0
 
 
 def _by_channel(scale: Tensor, weight: Tensor) -> Tensor:

@@ -13,11 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from sparrow.benchmarks.runners.execution_log import LOG_ITEMS, count_instructions
 from sparrow.deploy.toolchain import source_key
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.kernels.files import atomic_file, cache_dir
@@ -50,10 +52,12 @@ class Qemu:
     Attributes:
         executable: Path of ``qemu-aarch64``.
         version: Its version, such as ``7.2.22``.
+        plugins: It was built with plugins, which count fast; without them its execution log is counted.
     """
 
     executable: str
     version: str
+    plugins: bool
 
     @property
     def plugin_api(self) -> int:
@@ -102,13 +106,16 @@ def find_qemu() -> Qemu:
     if executable is None:
         raise SparrowError("qemu-aarch64 is not installed", expected="QEMU 7.2 or newer", next_step=_INSTALL)
     try:
-        text = subprocess.run([executable, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+        text, usage = (
+            subprocess.run([executable, option], capture_output=True, text=True, timeout=30, check=True).stdout
+            for option in ("--version", "-h")
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise SparrowError(f"{executable} does not run: {error}", next_step=_INSTALL) from error
     version = re.search(r"version (\d+\.\d+[.\d]*)", text)
     if version is None:
         raise SparrowError(f"{executable} names no version: {text[:80]!r}", next_step=_INSTALL)
-    return Qemu(executable, version[1])
+    return Qemu(executable, version[1], "-plugin" in usage)
 
 
 def cpu_model(cpu: str) -> str:
@@ -153,6 +160,35 @@ def build_plugin(qemu: Qemu) -> Path:
     return library
 
 
+class _LogCounter:
+    """Counts what QEMU writes to a pipe, in a thread, so that a log of gigabytes needs no disk."""
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe()
+        self._pool = ThreadPoolExecutor(1)
+
+    def start(self) -> None:
+        """Begin to read; QEMU has its own end of the pipe by now."""
+        os.close(self.write_end)
+        self._future = self._pool.submit(self._read)
+        self._pool.shutdown(wait=False)
+
+    def result(self) -> tuple[list[int], list[list[int]], int]:
+        """Wait for the end of the log."""
+        try:
+            return self._future.result()
+        except (LookupError, ValueError) as error:
+            raise SparrowError(
+                f"the execution log of QEMU {find_qemu().version} is not understood: {error!r}",
+                expected="the log of QEMU 7.2 to 10.0",
+                next_step="use a QEMU with plugins, Debian 12's qemu-user for example: they count without the log",
+            ) from error
+
+    def _read(self) -> tuple[list[int], list[list[int]], int]:
+        with os.fdopen(self._read_end, "rb", buffering=1 << 20) as log:
+            return count_instructions(log)
+
+
 class QemuProcess:
     """A program that runs under QEMU; leaving the ``with`` block kills whatever of it still runs.
 
@@ -173,26 +209,33 @@ class QemuProcess:
         model = cpu_model(cpu)
         _check_executable(program)
         qemu = find_qemu()
-        plugin = build_plugin(qemu) if count else None
+        plugin = build_plugin(qemu) if count and qemu.plugins else None
         self._program, self._cpu, self._timeout = program, cpu, timeout
         self._scratch = tempfile.TemporaryDirectory(prefix="sparrow-qemu-")
         folder = Path(self._scratch.name)
         self._stdout, self._stderr = folder / "stdout", folder / "stderr"
-        self._counts = folder / "counts.json" if count else None
+        self._counts = folder / "counts.json" if plugin else None
+        self._log = _LogCounter() if count and not plugin else None
         command = [qemu.executable, "-cpu", model]
         if plugin is not None:
             # A comma separates the options of a plugin; two stand for one in a file's name.
             library, output = (str(path).replace(",", ",,") for path in (plugin, folder / "counts.json"))
             command += ["-plugin", f"{library},output={output}"]
-        # QEMU reads its options from QEMU_* variables too: a result must not depend on the user's.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("QEMU_")}
+        if self._log is not None:
+            command += ["-d", LOG_ITEMS, "-D", f"/dev/fd/{self._log.write_end}"]
+        # QEMU reads options from the environment and hands all of it to the program, whose start-up code walks
+        # through it: without the user's, a result depends on nothing else and whole programs count alike.
+        environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         # Output goes to files: a pipe that nobody reads would stop the program. An own session makes a process group
         # of the program and its children, so that all can be killed, and keeps Ctrl-C for this process to handle.
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [*command, str(program.absolute()), *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
                 stderr=stderr, env=environment, start_new_session=True,
+                pass_fds=[self._log.write_end] if self._log else [],
             )  # fmt: skip
+        if self._log is not None:
+            self._log.start()
         self._deadline = time.monotonic() + timeout
 
     def __enter__(self) -> "QemuProcess":
@@ -201,11 +244,14 @@ class QemuProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._kill()
+        self._process.wait()
+        self._scratch.cleanup()
+
+    def _kill(self) -> None:
         # Also after a normal end: children that the program left behind are still in its group.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._scratch.cleanup()
 
     def poll(self) -> RunResult | None:
         """What the program did if it has ended, ``None`` while it runs.
@@ -222,15 +268,20 @@ class QemuProcess:
                 )
             return None
         stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in (self._stdout, self._stderr))
+        logged = None
+        if self._log is not None:
+            self._kill()  # whoever still holds the log open would keep it from ending
+            logged = self._log.result()
         if code < 0:
             raise self._crash(-code, stderr)
-        counts = None
+        counts = _checked_counts(*logged) if logged else None
         if self._counts is not None:
             if not self._counts.exists():
                 raise SparrowError(f"QEMU wrote no instruction counts (exit {code})\n{stderr.strip()[-2000:]}",
-                                   expected=f"QEMU 7.2 or newer with plugins, found {find_qemu().version}",
-                                   next_step=_INSTALL)  # fmt: skip
-            counts = _read_counts(self._counts)
+                                   expected="a program that ends by itself",
+                                   next_step="check the free space of the folder for temporary files")  # fmt: skip
+            document = json.loads(self._counts.read_text(encoding="utf-8"))
+            counts = _checked_counts(document["program"], document["regions"], document["unbalanced_marks"])
         return RunResult(code, stdout, stderr, counts)
 
     def _crash(self, number: int, stderr: str) -> SparrowError:
@@ -280,14 +331,16 @@ def _check_executable(program: Path) -> None:
         raise SparrowError(f"{program} is for another architecture (ELF machine {machine})",
                            expected=f"64-bit little-endian ARM (ELF machine {_AARCH64})",
                            next_step=compile_again)  # fmt: skip
+    # QEMU would end with exit code 1 and say nothing.
+    if not os.access(program, os.X_OK):
+        raise SparrowError(f"{program} is not executable", next_step=f"chmod +x '{program}'")
 
 
-def _read_counts(path: Path) -> InstructionCounts:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if document["unbalanced_marks"]:
+def _checked_counts(program: list[int], regions: list[list[int]], unbalanced_marks: int) -> InstructionCounts:
+    if unbalanced_marks:
         raise SparrowError(
-            f"{document['unbalanced_marks']} region marks of the program have no partner",
+            f"{unbalanced_marks} region marks of the program have no partner",
             expected="hint #120 and hint #121 in turn",
             next_step="compile the network again with this version of Sparrow",
         )
-    return InstructionCounts(tuple(document["program"]), tuple(tuple(region) for region in document["regions"]))
+    return InstructionCounts(tuple(program), tuple(tuple(region) for region in regions))

@@ -7,20 +7,55 @@ from typing import Any
 
 import click
 
+from sparrow.models import MODELS
+from sparrow.quantize.data import DATASETS
+
 RUNNERS = ["qemu"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 
-def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--data`` and ``--data-dir``."""
-    from sparrow.quantize.data import DATASETS
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-    function = click.option(
-        "--data-dir", type=click.Path(path_type=Path),
-        help="Folder or archive of the data set [default: where it was last found, else a download].",
-    )(function)  # fmt: skip
-    return click.option("--data", type=click.Choice(list(DATASETS)), help="Data set.")(function)
+model_option = click.option(
+    "--model", required=True,
+    help=f"Network: {', '.join(MODELS)}, or your own as path/to/file.py:factory (that file is executed).",
+)  # fmt: skip
+
+
+def data_options(*, required: bool) -> Decorator:
+    """Add ``--data`` and ``--data-dir``."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        function = click.option(
+            "--data-dir", type=click.Path(path_type=Path),
+            help="Folder or archive of the data set [default: where it was last found, else a download].",
+        )(function)  # fmt: skip
+        return click.option("--data", type=click.Choice(list(DATASETS)), required=required, help="Data set.")(function)
+
+    return decorate
+
+
+def training_options(*, epochs: int, learning_rate: float, least_epochs: int = 1) -> Decorator:
+    """Add the options of a training, with these defaults."""
+    options = (
+        click.option("--epochs", type=click.IntRange(least_epochs), default=epochs, show_default=True,
+                     help="Passes over the data."),
+        click.option("--learning-rate", type=float, default=learning_rate, show_default=True,
+                     help="Peak of the one-cycle schedule."),
+        click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images a step."),
+        click.option("--weight-decay", type=float, default=1e-4, show_default=True, help="Of weights only."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
+        click.option("--threads", type=click.IntRange(1), help="Threads of the training [default: all cores]."),
+        click.option("--restart", is_flag=True, help="Throw an interrupted run away instead of going on with it."),
+    )  # fmt: skip
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 def parse_input_shapes(

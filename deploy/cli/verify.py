@@ -16,7 +16,7 @@ from sparrow.deploy.cli.progress import counter
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--runner", type=click.Choice(RUNNERS), default="qemu", show_default=True, help="Where the bundle runs.")
 @click.option("--cpu", type=click.Choice(list(CPU_MODELS)), help="Core to emulate [default: the bundle's target].")
-@data_options
+@data_options(required=False)
 @click.option("--images", default="256", show_default=True, metavar="N|all", help="How many test images to compare.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of the bundle.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count(), show_default=True, help="Emulators at a time.")

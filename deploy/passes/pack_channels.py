@@ -107,7 +107,7 @@ class _PackChannels(MainRewriter):
         left, right = call.args
         if self._is_packed(left) and _is_scalar(right):
             return self.call_with(call, [self.packed[left], right])
-        # Padding channels come out of an operator as zeros: 0 / 0 would make a NaN, which times a zero weight stays one.
+        # Padding channels come out of an operator as zeros: 0 / 0 makes a NaN, which times a zero weight stays one.
         if call.op.name == "relax.divide" and static_shape(left)[1] % CHANNEL_PACK:
             return None
         if self._is_packed(left, right) and static_shape(left) == static_shape(right):

@@ -61,6 +61,9 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
     return "channels of a group are no multiple of 4";
   if (header->panel_channels != (depthwise ? SPW_CHANNEL_PACK : SPW_PANEL_CHANNELS))
     return "packed weights have another panel width";
+  const int indexed = header->format == SPW_FORMAT_CB4T || header->format == SPW_FORMAT_CB2T;
+  if (indexed != (header->codebook_entries > 0) || header->codebook_entries > SPW_CODEBOOK_ENTRIES)
+    return "packed weights have a codebook that does not fit their format";
   const size_t channel_bytes = ((size_t)header->out_channels + 3) / 4 * 16;
   if (header->values_bytes != values_bytes(header, depthwise) ||
       outside(header, header->codebook_offset, SPW_CODEBOOK_ENTRIES) ||

@@ -42,10 +42,11 @@ enum spw_conv2d_type {
 // A convolution, depthwise convolution or linear layer (1x1 kernel on a 1x1 image), geometry fixed at compile time.
 //
 // Integer: accumulator = initial[c] + sum over taps of weight * activation, where initial[c] = -input_zero_point *
-//          sum of the channel's weights; value = fma(accumulator, scale[c], bias[c]) + (residual - residual_zero_point)
-//          * residual_scale; int8 output = clamp(round_half_even(value) + output_zero_point, clamp_min, clamp_max);
-//          float output = min(max(value, float_min), float_max). initial, scale and bias live in the packed weights.
-// Float:   output = min(max(sum + bias[c] + residual, float_min), float_max).
+//          sum of the channel's weights; value = fma(accumulator, scale[c], bias[c]); with a residual, value =
+//          fma(residual - residual_zero_point, residual_scale, value); int8 output = clamp(round_half_even(value) +
+//          output_zero_point, clamp_min, clamp_max); float output = min(max(value, float_min), float_max).
+//          initial, scale and bias live in the packed weights.
+// Float:   output = min(max(bias[c] + sum + residual, float_min), float_max).
 struct spw_conv2d {
   enum spw_conv2d_type type;
   int32_t float_output;               // 1: integer arithmetic, float result
@@ -70,7 +71,7 @@ size_t spw_conv2d_workspace(const struct spw_conv2d *operator);
 
 // Runs the operator. weights: what kernels/formats.py packed for it, checked before by spw_weights_check().
 // input [batch][ceil(in_channels / 4)][in_height][in_width][4] int8 or float; residual, of the output's shape and
-// the input's type, or NULL; output [batch][ceil(out_channels / 4)][out_height][out_width][4] int8 or float.
+// the input's type, or NULL, never the output itself; output [batch][ceil(out_channels / 4)][out_height][out_width][4] int8 or float.
 void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, const void *input, const void *residual,
                     void *output, struct spw_context *context);
 

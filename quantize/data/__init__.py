@@ -13,7 +13,7 @@ import importlib
 from pathlib import Path
 
 from sparrow.kernels.errors import SparrowError, near_names
-from sparrow.quantize.data.batches import batches, steps_per_epoch, training_batches
+from sparrow.quantize.data.batching import batches, steps_per_epoch, training_batches
 from sparrow.quantize.data.images import Augmentation, ImageData, Images
 from sparrow.quantize.data.locations import download, remember, remembered
 

@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,12 @@ def cases(seed: int) -> Iterator[tuple[str, Conv2dOperator, ConvWeights, bool]]:
             operator = make_operator(shape, QA8 if integer else F32, float_output=float_output, rng=rng)
             name = f"{format.value} {shape.channels} {shape.image} {shape.kernel} {shape.stride} {shape.pad}"
             yield f"{name} g{shape.groups}"[:95], operator, make_weights(operator, format, rng), residual
+
+
+def resigned(data: bytes, offset: int, field: bytes) -> bytes:
+    """Change header bytes and make the checksum fit, as someone hostile would."""
+    changed = data[:offset] + field + data[offset + len(field) :]
+    return changed[:60] + struct.pack("<I", zlib.crc32(changed[:60] + changed[64:])) + changed[64:]
 
 
 def _padded(data: bytes) -> bytes:

@@ -150,53 +150,53 @@ struct band {
   int stored_rows;                    // input rows of a pack, as stored
 };
 
-static void fill_pixels(unsigned char *pixels, int count, size_t pixel_bytes, int value) {
-  if (count > 0) memset(pixels, value, (size_t)count * pixel_bytes);
+// Pixel sizes and the usual strides are constants in what follows, so that loops become plain or vector moves; borders
+// are a pixel or two, for which a call of memset would cost more than the stores.
+static inline void fill_pixels(unsigned char *to, int count, size_t pixel_bytes, uint32_t word) {
+  if (pixel_bytes == 4)
+    for (int index = 0; index < count; ++index) memcpy(to + 4 * index, &word, 4);
+  else
+    for (int index = 0; index < count; ++index) memset(to + 16 * index, 0, 16);
 }
 
-// The usual strides are constants here so that the loop becomes vector code.
-static inline void copy_pixels_of(unsigned char *to, const unsigned char *from, int count, int stride,
-                                  const size_t pixel_bytes) {
+static inline void copy_strided(unsigned char *restrict to, const unsigned char *restrict from, int count, int stride,
+                                const size_t pixel_bytes) {
   for (int index = 0; index < count; ++index)
-    memcpy(to + (size_t)index * pixel_bytes, from + (size_t)index * stride * pixel_bytes, pixel_bytes);
+    memcpy(to + (size_t)index * pixel_bytes, from + (size_t)(index * stride) * pixel_bytes, pixel_bytes);
 }
 
-static void copy_pixels(unsigned char *to, const unsigned char *from, int count, int stride, size_t pixel_bytes) {
-  if (count <= 0) return;
+static inline void copy_pixels(unsigned char *to, const unsigned char *from, int count, int stride,
+                               size_t pixel_bytes) {
   if (stride == 1) memcpy(to, from, (size_t)count * pixel_bytes);
-  else if (pixel_bytes == 4 && stride == 2) copy_pixels_of(to, from, count, 2, 4);
-  else if (pixel_bytes == 4) copy_pixels_of(to, from, count, stride, 4);
-  else copy_pixels_of(to, from, count, stride, 16);
+  else if (pixel_bytes == 4 && stride == 2) copy_strided(to, from, count, 2, 4);
+  else if (pixel_bytes == 4) copy_strided(to, from, count, stride, 4);
+  else copy_strided(to, from, count, stride, 16);
 }
 
-// Copies what the band reads of one convolution's input, border included.
-static void copy_image(const struct plan *plan, const struct band *band, unsigned char *image) {
+// Copies one phase of every row that the band reads of one convolution's input, border included. Column c of a phase is
+// column c * stride + phase - pad_left of the input.
+static void copy_phase(const struct plan *plan, const struct band *band, int phase, unsigned char *image) {
   const struct spw_conv2d *shape = &plan->shape;
-  const size_t pixel = plan->pixel_bytes;
-  const int border = shape->type == SPW_CONV2D_F32 ? 0 : shape->input_zero_point;
-  const int source_step = shape->kernel_height > 1 ? 1 : shape->stride_height;
-  const int first_source = band->first_row * shape->stride_height - shape->pad_top;
+  const size_t pixel = plan->pixel_bytes, source_row_bytes = (size_t)shape->in_width * pixel;
+  const uint32_t border = (shape->input_zero_point & 255) * 0x01010101u;
+  const int stride = shape->stride_width, shift = shape->pad_left - phase;
+  const int begin = min_int(plan->pitch, shift > 0 ? ceil_div(shift, stride) : 0);
+  const int inside = shape->in_width + shift > 0 ? ceil_div(shape->in_width + shift, stride) : 0;
+  const int end = max_int(begin, min_int(plan->pitch, inside));
+  const ptrdiff_t first_column = (ptrdiff_t)(begin * stride - shift) * (ptrdiff_t)pixel;
+  const int row_step = shape->kernel_height > 1 ? 1 : shape->stride_height;
+  const int first_row = band->first_row * shape->stride_height - shape->pad_top;
   for (int pack = 0; pack < plan->in_packs; ++pack) {
-    for (int row = 0; row < band->stored_rows; ++row, image += row_bytes(plan)) {
-      const int source_row = first_source + row * source_step;
-      if (source_row < 0 || source_row >= shape->in_height) {
-        fill_pixels(image, plan->phases * plan->pitch, pixel, border);
-        continue;
-      }
-      const unsigned char *source = band->input + ((size_t)pack * shape->in_height + source_row) * shape->in_width * pixel;
-      for (int phase = 0; phase < plan->phases; ++phase) {
-        // Column c of a phase is column c * stride + phase - pad_left of the input.
-        unsigned char *columns = image + (size_t)phase * plan->pitch * pixel;
-        const int shift = shape->pad_left - phase;
-        const int begin = min_int(plan->pitch, shift > 0 ? ceil_div(shift, shape->stride_width) : 0);
-        const int inside = shape->in_width + shift > 0 ? ceil_div(shape->in_width + shift, shape->stride_width) : 0;
-        const int end = max_int(begin, min_int(plan->pitch, inside));
-        fill_pixels(columns, begin, pixel, border);
-        if (end > begin)
-          copy_pixels(columns + (size_t)begin * pixel,
-                      source + (size_t)(begin * shape->stride_width - shift) * pixel, end - begin, shape->stride_width,
-                      pixel);
-        fill_pixels(columns + (size_t)end * pixel, plan->pitch - end, pixel, border);
+    const unsigned char *source = band->input + (size_t)pack * shape->in_height * source_row_bytes;
+    unsigned char *to = image + ((size_t)pack * band->stored_rows * plan->phases + phase) * plan->pitch * pixel;
+    for (int index = 0, row = first_row; index < band->stored_rows; ++index, row += row_step, to += row_bytes(plan)) {
+      if (row < 0 || row >= shape->in_height || begin == end) {
+        fill_pixels(to, plan->pitch, pixel, border);
+      } else {
+        fill_pixels(to, begin, pixel, border);
+        copy_pixels(to + (size_t)begin * pixel, source + (size_t)row * source_row_bytes + first_column, end - begin,
+                    stride, pixel);
+        fill_pixels(to + (size_t)end * pixel, plan->pitch - end, pixel, border);
       }
     }
   }
@@ -220,11 +220,14 @@ static void list_taps(const struct plan *plan, const struct band *band, int32_t 
 static void list_quads(const struct plan *plan, const struct band *band, int first, int count, struct spw_quad *quads) {
   const struct spw_conv2d *shape = &plan->shape;
   const int last_column = max_int(shape->out_width - 4, 0);
-  for (int index = first; index < first + count; ++index, ++quads) {
-    const int row = index / plan->row_quads, column = min_int(index % plan->row_quads * 4, last_column);
-    const int stored_row = (row - (plan->direct ? 0 : band->first_row)) * plan->row_step;
-    quads->input = (stored_row * plan->phases * plan->pitch + column) * (int32_t)plan->pixel_bytes;
-    quads->output = (row * shape->out_width + column) * SPW_CHANNEL_PACK;
+  const int first_stored = plan->direct ? 0 : band->first_row;
+  int row = first / plan->row_quads, column = first % plan->row_quads * 4;
+  for (const struct spw_quad *end = quads + count; quads < end; ++quads) {
+    const int from = min_int(column, last_column);
+    quads->input = ((row - first_stored) * plan->row_step * plan->phases * plan->pitch + from) * (int)plan->pixel_bytes;
+    quads->output = (row * shape->out_width + from) * SPW_CHANNEL_PACK;
+    column += 4;
+    if (column >= shape->out_width) column = 0, ++row;
   }
 }
 
@@ -305,7 +308,8 @@ static void run_task(void *argument, size_t index, int thread) {
     const int convolution = panel / plan->panels;
     band.input = job->input + ((size_t)image * all_packs + (size_t)convolution * plan->in_packs) * pack_bytes;
     run.activation = plan->direct ? band.input : workspace.image;
-    if (!plan->direct && convolution != copied) copy_image(plan, &band, workspace.image);
+    for (int phase = 0; !plan->direct && convolution != copied && phase < plan->phases; ++phase)
+      copy_phase(plan, &band, phase, workspace.image);
     copied = convolution;
     run_panel(job, &run, image, convolution, panel % plan->panels, workspace.panel);
   }

@@ -37,7 +37,7 @@ static inline void spw_finish_qa8(const struct spw_conv_run *run, int channel, s
     float value = fmaf((float)sum[lane], run->scale[channel + lane], run->bias[channel + lane]);
     if (run->residual) {
       const int32_t residual = ((const int8_t *)run->residual)[at + lane] - operator->residual_zero_point;
-      value += (float)residual * operator->residual_scale;
+      value = fmaf((float)residual, operator->residual_scale, value);
     }
     if (float_output) {
       ((float *)run->output)[at + lane] = spw_clamp_float(operator, value);

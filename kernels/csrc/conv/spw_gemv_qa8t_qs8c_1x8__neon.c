@@ -5,7 +5,7 @@ SPW_ALWAYS_INLINE void add_taps(int32x4_t sum[4], const int8_t *activation, cons
                                 const int packs) {
   const int8x16_t first = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)activation));
   const int8x16_t second = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)activation + taps - 1));
-  for (int pack = 0; pack < packs; ++pack) {
+  SPW_UNROLL for (int pack = 0; pack < packs; ++pack) {
     const int8x16_t weights = vld1q_s8(block + 16 * pack);
     int16x8_t low = vmull_s8(vget_low_s8(weights), vget_low_s8(first));
     int16x8_t high = vmull_high_s8(weights, first);
@@ -25,10 +25,10 @@ SPW_ALWAYS_INLINE void multiply(const struct spw_conv_run *run, const int packs,
   for (size_t pairs = run->taps / 2; pairs; --pairs, activation += 8, block += 32 * packs)
     add_taps(sum, activation, block, 2, packs);
   if (run->taps % 2) add_taps(sum, activation, block, 1, packs);
-  for (int pack = 0; pack < packs; ++pack) {
-    const int32x4_t whole = vpaddq_s32(sum[2 * pack], sum[2 * pack + 1]);
-    spw_finish_vector_qa8(run, pack, vaddq_s32(whole, vld1q_s32(run->initial + 4 * pack)), float_output);
-  }
+  int32x4_t whole[2];
+  SPW_UNROLL for (int pack = 0; pack < packs; ++pack)
+    whole[pack] = vaddq_s32(vpaddq_s32(sum[2 * pack], sum[2 * pack + 1]), vld1q_s32(run->initial + 4 * pack));
+  spw_finish_vector_qa8(run, packs, whole, float_output);
 }
 
 void spw_gemv_clamp_qa8t_qa8t_qs8c_1x8__neon(const struct spw_conv_run *run) {

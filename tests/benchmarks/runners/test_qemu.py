@@ -2,8 +2,8 @@
 
 import os
 import stat
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,7 @@ int main(void) {
 
 
 @pytest.mark.qemu
+@pytest.mark.usefixtures("counting")
 def test_regions_are_exact_to_the_instruction_and_repeat(build: Build) -> None:
     program = build("loop", LOOP)
     first, second = (qemu.run(program, cpu="cortex-a53", count=True) for _ in range(2))
@@ -83,6 +84,7 @@ int main(void) {
 
 
 @pytest.mark.qemu
+@pytest.mark.usefixtures("counting")
 def test_region_of_one_thread_counts_the_work_of_all(build: Build) -> None:
     counts = qemu.run(build("threads", THREADS), cpu="cortex-a76", count=True).counts
     assert counts is not None
@@ -94,6 +96,7 @@ def test_region_of_one_thread_counts_the_work_of_all(build: Build) -> None:
 
 
 @pytest.mark.qemu
+@pytest.mark.usefixtures("counting")
 def test_unmatched_marks_are_an_error(build: Build) -> None:
     program = build("unmatched", '\nint main(void) { __asm__ volatile("hint #120"); return 0; }\n')
     with pytest.raises(SparrowError, match="1 region marks"):
@@ -103,21 +106,9 @@ def test_unmatched_marks_are_an_error(build: Build) -> None:
 @pytest.mark.qemu
 def test_arguments_output_and_environment(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QEMU_CPU", "no-such-model")
-    text = '#include <stdio.h>\nint main(int n, char **a) { fputs(a[n - 1], stderr); return n; }\n'
+    text = "#include <stdio.h>\nint main(int n, char **a) { fputs(a[n - 1], stderr); return n; }\n"
     result = qemu.run(build("arguments", text), ["--x", "a, b"], cpu="armv8-a")
     assert (result.exit_code, result.stdout, result.stderr, result.counts) == (3, "", "a, b", None)
-
-
-def running_with(word: str) -> list[str]:
-    """Processes whose command line holds a word."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word in (text := entry.read_text()):
-                found.append(text)
-        except OSError:
-            continue
-    return found
 
 
 # A parent and a child that both sleep: the child must not survive either.
@@ -125,15 +116,17 @@ HANG = "#include <unistd.h>\nint main(void) { fork(); for (;;) sleep(100); }\n"
 
 
 @pytest.mark.qemu
-def test_hang_is_stopped_with_its_children(build: Build) -> None:
+def test_hang_is_stopped_with_its_children(build: Build, assert_gone: Callable[[Path], None]) -> None:
     program = build("hanging_on_timeout", HANG)
     with pytest.raises(SparrowError, match=r"more than 0\.5 s"):
         qemu.run(program, cpu="cortex-a53", timeout=0.5)
-    assert running_with(str(program)) == []
+    assert_gone(program)
 
 
 @pytest.mark.qemu
-def test_interrupt_leaves_no_process(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_leaves_no_process(
+    build: Build, monkeypatch: pytest.MonkeyPatch, assert_gone: Callable[[Path], None]
+) -> None:
     program = build("hanging_on_interrupt", HANG)
 
     def interrupt(seconds: float) -> None:
@@ -143,8 +136,7 @@ def test_interrupt_leaves_no_process(build: Build, monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt):
         qemu.run(program, cpu="cortex-a53")
     monkeypatch.undo()
-    time.sleep(0.05)
-    assert running_with(str(program)) == []
+    assert_gone(program)
 
 
 @pytest.mark.qemu
@@ -174,8 +166,13 @@ def test_wrong_files_are_refused_before_qemu_runs(tmp_path: Path) -> None:
         qemu.run(script, cpu="cortex-a53")
     x86 = tmp_path / "x86"
     x86.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + bytes(40))
-    with pytest.raises(SparrowError, match="another architecture .*62"):
+    with pytest.raises(SparrowError, match=r"another architecture .*62"):
         qemu.run(x86, cpu="cortex-a53")
+    arm = tmp_path / "arm"
+    arm.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00" + bytes(40))
+    with pytest.raises(SparrowError, match="not executable") as caught:
+        qemu.run(arm, cpu="cortex-a53")
+    assert "chmod +x" in caught.value.next_step
 
 
 def test_unknown_cpu_names_near_ones() -> None:
@@ -204,18 +201,51 @@ def test_plugin_interface_follows_the_version(
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     found = qemu.find_qemu()
-    assert (found.version, found.plugin_api) == (version, api)
+    assert (found.version, found.plugin_api, found.plugins) == (version, api, False)
 
 
 def test_plugin_is_built_once_for_each_interface(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SPARROW_CACHE", str(tmp_path / "cache"))
-    old, new = (qemu.build_plugin(qemu.Qemu("qemu-aarch64", version)) for version in ("7.2.22", "10.0.3"))
+    old, new = (qemu.build_plugin(qemu.Qemu("qemu-aarch64", version, True)) for version in ("7.2.22", "10.0.3"))
     assert old != new
     written = old.stat().st_mtime_ns
     monkeypatch.setenv("PATH", str(tmp_path))  # no compiler any more: only the cache can answer
-    assert qemu.build_plugin(qemu.Qemu("qemu-aarch64", "7.2.22")) == old
+    assert qemu.build_plugin(qemu.Qemu("qemu-aarch64", "7.2.22", True)) == old
     assert old.stat().st_mtime_ns == written
     assert sorted(path.suffix for path in old.parent.iterdir()) == [".so", ".so"]
+
+
+@pytest.mark.qemu
+def test_execution_log_that_is_not_understood_is_explained(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = qemu.find_qemu()
+    monkeypatch.setattr(qemu, "find_qemu", lambda: replace(found, plugins=False))
+    monkeypatch.setattr(qemu, "LOG_ITEMS", "exec,nochain")  # entries of blocks that were never described
+    with pytest.raises(SparrowError, match="is not understood"):
+        qemu.run(build("loop", LOOP), cpu="cortex-a53", count=True, timeout=20)
+
+
+@pytest.mark.qemu
+def test_execution_log_counts_what_the_plugin_counts(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, found = build("loop", LOOP), qemu.find_qemu()
+    if not found.plugins:
+        pytest.skip("this qemu-aarch64 was built without plugins")
+    reference = qemu.run(program, cpu="cortex-a76", count=True).counts
+    monkeypatch.setattr(qemu, "find_qemu", lambda: replace(found, plugins=False))
+    assert qemu.run(program, cpu="cortex-a76", count=True).counts == reference
+
+
+@pytest.mark.qemu
+def test_plugin_of_the_fallback_compiler_counts_alike(
+    build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program, found = build("loop", LOOP), qemu.find_qemu()
+    if not found.plugins:
+        pytest.skip("this qemu-aarch64 was built without plugins")
+    reference = qemu.run(program, cpu="cortex-a53", count=True).counts
+    monkeypatch.setenv("SPARROW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(qemu, "find_qemu", lambda: found)
+    assert qemu.run(program, cpu="cortex-a53", count=True).counts == reference
 
 
 def test_failing_compiler_is_explained_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,6 +255,6 @@ def test_failing_compiler_is_explained_and_leaves_nothing(monkeypatch: pytest.Mo
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     with pytest.raises(SparrowError, match="instructions cannot be counted") as caught:
-        qemu.build_plugin(qemu.Qemu("qemu-aarch64", "7.2.22"))
+        qemu.build_plugin(qemu.Qemu("qemu-aarch64", "7.2.22", True))
     assert "no such header" in caught.value.got and "gcc" in caught.value.next_step
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))

@@ -1,0 +1,53 @@
+"""``sparrow train``."""
+
+from pathlib import Path
+
+import click
+
+from sparrow.deploy.cli.main import verbose_option
+from sparrow.deploy.cli.options import data_options, echo_json, json_option, model_option, training_options
+from sparrow.deploy.cli.training_output import print_training
+
+
+@click.command("train")
+@model_option
+@data_options(required=True)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights to start from.")
+@training_options(epochs=100, learning_rate=0.1)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
+@json_option
+@verbose_option
+def command(
+    model: str,
+    data: str,
+    data_dir: Path | None,
+    checkpoint: Path | None,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    weight_decay: float,
+    seed: int,
+    threads: int | None,
+    restart: bool,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Train a float network. Interrupted, the same command goes on where it was.
+
+    \b
+    Examples:
+      sparrow train --model digits --data digits --epochs 20 -o digits.pt
+      sparrow train --model resnet20 --data cifar10 --data-dir ~/cifar10 -o resnet20.pt
+      sparrow train --model my_net.py:build --data imagefolder --data-dir photos/ -o mine.pt
+    """
+    from sparrow.quantize.data import load_data
+    from sparrow.quantize.recipes import report_document, train_network
+    from sparrow.quantize.train import TrainConfig
+
+    config = TrainConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
+                         seed=seed, threads=threads)  # fmt: skip
+    report = train_network(model, load_data(data, data_dir), config, output, checkpoint=checkpoint, restart=restart)
+    if as_json:
+        echo_json(report_document(report))
+    else:
+        print_training(report, output)

@@ -1,0 +1,25 @@
+"""What ``sparrow train`` and ``sparrow quantize`` print."""
+
+import math
+from pathlib import Path
+
+import click
+
+from sparrow.quantize.recipes import TrainingReport
+
+
+def print_training(report: TrainingReport, output: Path) -> None:
+    """Print the result of a training to stdout."""
+    click.echo(f"{output}: {report.model} on {report.data}{', resumed' if report.resumed else ''}")
+    if report.start_accuracy is not None:
+        click.echo(f"  started from     {report.start_accuracy:6.2f} % of the test images")
+    if report.calibrated_accuracy is not None:
+        click.echo(f"  quantized        {report.calibrated_accuracy:6.2f} %")
+    click.echo(f"  result           {report.test_accuracy:6.2f} %, after {len(report.history)} epochs")
+    shared = [layer for layer in report.layers if layer.format == "codebook"]
+    if shared:
+        weights = sum(math.prod(layer.shape) for layer in shared)
+        zeros = sum(layer.zeros * math.prod(layer.shape) for layer in shared)
+        worst = max(shared, key=lambda layer: layer.grid_loss)
+        click.echo(f"  shared weights   {weights:,} in {len(shared)} layers, {zeros / weights:.1%} of them zero")
+        click.echo(f"  int8 codebooks   move the weights by {worst.grid_loss:.2%} at most ({worst.name})")

@@ -1,0 +1,301 @@
+"""Quantizing a network: the one function that does it, and what goes with it.
+
+    model = quantize_(model, DgmsConfig(bits=4))
+    calibrate(model, batches, config)
+    train(model, ..., parameters=weight_parameter_groups(model, lr=0.01))
+    checkpoint = quantization_state(model, config)
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.utils import parametrize
+
+from sparrow.kernels.errors import SparrowError, near_names
+from sparrow.quantize.activations import calibrate_grids, insert_grids, layer_nodes, trace
+from sparrow.quantize.checkpoint import load_weights
+from sparrow.quantize.configs import DgmsConfig, Int8Config, QuantizeConfig
+from sparrow.quantize.dgms import MixtureSharing
+from sparrow.quantize.uniform import UniformSharing
+
+Sharing = MixtureSharing | UniformSharing
+
+_CHECKPOINT_FORMAT = "sparrow-quantized-1"
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """One method of quantizing weights.
+
+    Attributes:
+        config: Type of its configuration.
+        share: Maps a configuration and the layers by name, in the order in which they run and without those that stay
+            float, to the parametrization of each layer's weight.
+    """
+
+    config: type[QuantizeConfig]
+    share: Callable[[Any, dict[str, nn.Module]], dict[str, Sharing]]
+
+
+def _share_by_mixture(config: DgmsConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
+    if config.layers_8bit is not None:
+        int8 = _matching("layers_8bit", config.layers_8bit, layers)
+    else:
+        names = list(layers)
+        int8 = {*names[:1], *names[-1:], *(name for name, layer in layers.items() if _is_depthwise(layer))}
+    return {
+        name: UniformSharing()
+        if name in int8
+        else MixtureSharing(
+            layer.get_parameter("weight"),
+            bits=config.bits,
+            temperature=config.temperature,
+            empirical_deviation=config.sigma_init == "empirical",
+        )
+        for name, layer in layers.items()
+    }
+
+
+def _share_uniformly(config: Int8Config, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
+    return {name: UniformSharing() for name in layers}
+
+
+QUANTIZERS: dict[str, Quantizer] = {
+    DgmsConfig.method: Quantizer(DgmsConfig, _share_by_mixture),
+    Int8Config.method: Quantizer(Int8Config, _share_uniformly),
+}
+
+
+def config_from_json(text: str) -> QuantizeConfig:
+    """Read what a configuration's ``to_json`` wrote; a missing key takes its default.
+
+    Raises:
+        SparrowError: The text is no JSON object, its method, version or a key is unknown, or a value is invalid.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise SparrowError(f"the quantization configuration is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise SparrowError("the quantization configuration is no JSON object", expected='{"method": ..., ...}')
+    method, version = str(content.pop("method", None)), content.pop("version", None)
+    if method not in QUANTIZERS:
+        raise SparrowError(f"unknown quantization method {method!r}", expected=near_names(method, QUANTIZERS))
+    config = QUANTIZERS[method].config
+    if version != config.version:
+        raise SparrowError(
+            f"the {method} configuration has version {version!r}",
+            expected=f"version {config.version}",
+            next_step="quantize the network again with this release of Sparrow",
+        )
+    return config.from_dict(content)
+
+
+def quantize_(model: nn.Module, config: QuantizeConfig) -> GraphModule:
+    """Quantize a trained network in place.
+
+    Each convolution's and linear layer's weight gets a parametrization, and the activations that the compiler keeps
+    in int8 get a grid, which :func:`calibrate` gives its range. Modules keep their names.
+
+    Args:
+        model: A trained network that ``torch.fx`` can trace. Its modules are changed; use the result in its place.
+        config: A configuration of one of ``QUANTIZERS``.
+
+    Returns:
+        The network as a graph. In training mode it computes with trainable weights, in evaluation mode with exactly
+        what is exported.
+
+    Raises:
+        SparrowError: The network cannot be traced, has no layer to quantize, is quantized already, holds a NaN or
+            infinity, or a pattern of the configuration matches none of its layers. The network is then unchanged.
+    """
+    quantizer = next((q for q in QUANTIZERS.values() if q.config is type(config)), None)
+    if quantizer is None:
+        known = ", ".join(q.config.__name__ for q in QUANTIZERS.values())
+        raise SparrowError(f"there is no quantizer for a {type(config).__name__}", expected=known)
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise SparrowError("the network is quantized already", expected="a float network")
+    graph = trace(model)
+    layers = {str(node.target): graph.get_submodule(str(node.target)) for node in layer_nodes(graph)}
+    kept_float = _matching("layers_float", config.layers_float, layers)
+    layers = {name: layer for name, layer in layers.items() if name not in kept_float}
+    if not layers:
+        raise SparrowError(
+            f"{type(model).__name__} has no layer to quantize",
+            expected="at least one nn.Conv2d or nn.Linear that layers_float does not name",
+        )
+    for name, layer in layers.items():
+        _check_finite(name, layer.get_parameter("weight"))
+    sharings = quantizer.share(config, layers)
+    if config.activation_bits is not None:
+        insert_grids(graph, set(layers))
+    for name, sharing in sharings.items():
+        parametrize.register_parametrization(layers[name], "weight", sharing.train(layers[name].training), unsafe=True)
+    return graph
+
+
+def calibrate(model: nn.Module, batches: Iterable[Tensor], config: QuantizeConfig) -> None:
+    """Choose the activations' ranges from a few hundred images, as the configuration says.
+
+    Args:
+        model: What :func:`quantize_` returned.
+        batches: Inputs, ``[n, ...]`` each; iterated twice, so a list or the like.
+        config: The configuration that the network was quantized with.
+
+    Raises:
+        SparrowError: There are no batches, or an activation is NaN or infinite.
+    """
+    calibrate_grids(model, batches, method=config.calibration, percentile=config.percentile)
+
+
+def quantized_layers(model: nn.Module) -> dict[str, tuple[nn.Module, Sharing]]:
+    """Return a network's quantized layers by name, each with the parametrization of its weight."""
+    found: dict[str, tuple[nn.Module, Sharing]] = {}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            sharing = module.parametrizations["weight"][0]  # type: ignore[index]
+            if isinstance(sharing, MixtureSharing | UniformSharing):
+                found[name] = (module, sharing)
+    return found
+
+
+def original_weight(layer: nn.Module) -> Tensor:
+    """Return the trainable weight of a quantized layer, before sharing."""
+    weight: Tensor = layer.parametrizations["weight"].original  # type: ignore[index, union-attr]
+    return weight
+
+
+def weight_parameter_groups(
+    model: nn.Module, lr: float, *, mixture_lr: float | None = None
+) -> list[dict[str, Any]]:
+    """Split a network's parameters into groups for an optimizer.
+
+    Args:
+        model: What :func:`quantize_` returned.
+        lr: Learning rate of weights, biases and norms.
+        mixture_lr: Learning rate of π, μ, σ and τ, by default the same. They never decay.
+
+    Returns:
+        Parameter groups as ``torch.optim`` takes them.
+    """
+    mixtures = [p for _, sharing in quantized_layers(model).values() for p in sharing.parameters()]
+    ids = {id(p) for p in mixtures}
+    others = [p for p in model.parameters() if id(p) not in ids]
+    groups: list[dict[str, Any]] = [{"params": others, "lr": lr}]
+    if mixtures:
+        groups.append({"params": mixtures, "lr": lr if mixture_lr is None else mixture_lr, "weight_decay": 0.0})
+    return groups
+
+
+def quantization_state(model: nn.Module, config: QuantizeConfig) -> dict[str, Any]:
+    """Return everything :func:`load_quantized` needs, as tensors and text: the state dict and the configuration."""
+    return {"format": _CHECKPOINT_FORMAT, "quantization": config.to_json(), "state_dict": model.state_dict()}
+
+
+def is_quantized_checkpoint(checkpoint: Mapping[str, Any]) -> bool:
+    """Tell whether a checkpoint is one of :func:`quantization_state`."""
+    return checkpoint.get("format") == _CHECKPOINT_FORMAT
+
+
+def load_quantized(
+    model_factory: Callable[[], nn.Module], checkpoint: Mapping[str, Any]
+) -> tuple[GraphModule, QuantizeConfig]:
+    """Rebuild a quantized network from its checkpoint.
+
+    Args:
+        model_factory: Builds the float network that was quantized.
+        checkpoint: What :func:`quantization_state` returned, after a round trip through a file; more keys may be
+            beside its own.
+
+    Returns:
+        The network in evaluation mode, and its configuration.
+
+    Raises:
+        SparrowError: The checkpoint is another kind of file, or does not fit the network.
+    """
+    if not is_quantized_checkpoint(checkpoint):
+        raise SparrowError(
+            "the checkpoint is not of a quantized network",
+            expected=f"format {_CHECKPOINT_FORMAT!r}, got {checkpoint.get('format')!r}",
+            next_step="quantize the network first with: sparrow quantize",
+        )
+    config = config_from_json(str(checkpoint.get("quantization")))
+    model = quantize_(model_factory(), config)
+    load_weights(model, {"state_dict": checkpoint.get("state_dict")})
+    return model.eval(), config
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What quantization made of one layer's weight.
+
+    Attributes:
+        name: Name of the layer.
+        shape: Shape of the weight.
+        format: ``codebook``, ``int8`` or ``float``.
+        bits: Bits of one stored weight.
+        distinct_values: How many different values the weight has.
+        zeros: Share of weights that are exactly zero, 0 to 1.
+        grid_loss: Relative error, in the Euclidean norm, of putting the codebook (``codebook``) or the weight
+            (``int8``) on its int8 grid.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    bits: int
+    distinct_values: int
+    zeros: float
+    grid_loss: float
+
+
+def layer_report(model: nn.Module) -> list[LayerReport]:
+    """Describe the weight of every convolution and linear layer, as it is exported."""
+    quantized = quantized_layers(model)
+    report = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if name in quantized:
+            weight, sharing = original_weight(module).detach(), quantized[name][1]
+            hard = sharing.hard_weight(weight)
+            kind, bits = ("codebook", sharing.bits) if isinstance(sharing, MixtureSharing) else ("int8", 8)
+            loss = sharing.grid_loss(weight)
+        else:
+            hard, kind, bits, loss = module.weight.detach(), "float", 32, 0.0
+        zeros = float((hard == 0).float().mean())
+        report.append(LayerReport(name, tuple(hard.shape), kind, bits, len(hard.unique()), zeros, loss))
+    return report
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+
+
+def _matching(option: str, patterns: Sequence[str], layers: Mapping[str, nn.Module]) -> set[str]:
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matched = {name for name in layers if fnmatchcase(name, pattern)}
+        if not matched:
+            raise SparrowError(
+                f"{option}: {pattern!r} matches no convolution or linear layer",
+                expected=near_names(pattern, layers),
+                next_step="name a layer, or use a pattern such as 'layer1.*'",
+            )
+        chosen |= matched
+    return chosen
+
+
+def _check_finite(name: str, weight: Tensor) -> None:
+    if bad := int((~torch.isfinite(weight)).sum()):
+        raise SparrowError(
+            f"the weight of {name} has {bad} of {weight.numel()} values that are NaN or infinite",
+            expected="finite weights",
+            next_step="training diverged; start from an earlier checkpoint or train with a smaller learning rate",
+        )

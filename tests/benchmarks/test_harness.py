@@ -1,0 +1,270 @@
+"""Verification and counting, on a bundle whose runner is a small C program: each output is twice the input."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from sparrow.benchmarks import harness
+from sparrow.deploy.bundle import MODEL, RUNNER, Bundle, load_bundle, write_manifest
+from sparrow.deploy.toolchain import find_toolchain
+from sparrow.kernels.errors import SparrowError
+
+SHAPE = (1, 1, 2, 3)
+NUMBERS = 6
+
+# What sparrow_run promises, for one input of six floats. A run costs 2001 instructions between its marks, a worker
+# thread of --threads 2 adds at least 20001. An image whose first number is negative is answered wrongly, one whose
+# first number is below -90 hangs, and below -80 fails.
+RUNNER_SOURCE = r"""
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static void *work(void *unused) {
+  __asm__ volatile("mov x0, #10000\n1: subs x0, x0, #1\n b.ne 1b" ::: "x0", "cc");
+  return unused;
+}
+int main(int count, char **arguments) {
+  const char *input = 0, *output = 0;
+  int threads = 1, warmup = 0, repeat = 1;
+  for (int index = 1; index + 1 < count; index += 2) {
+    const char *name = arguments[index], *value = arguments[index + 1];
+    if (!strcmp(name, "--input")) input = value;
+    else if (!strcmp(name, "--output")) output = value;
+    else if (!strcmp(name, "--threads")) threads = atoi(value);
+    else if (!strcmp(name, "--warmup")) warmup = atoi(value);
+    else if (!strcmp(name, "--repeat")) repeat = atoi(value);
+    else return 2;
+  }
+  FILE *in = fopen(input, "rb"), *out = fopen(output, "wb");
+  float image[6];
+  while (fread(image, sizeof image, 1, in)) {
+    if (image[0] < -90) for (;;) sleep(100);
+    if (image[0] < -80) {
+      fputs("sparrow_run: the network failed\n", stderr);
+      return 1;
+    }
+    for (int run = 0; run < warmup + repeat; run++) {
+      if (run >= warmup) __asm__ volatile("hint #120" ::: "memory");
+      if (threads == 1) {
+        __asm__ volatile("mov x0, #1000\n1: subs x0, x0, #1\n b.ne 1b" ::: "x0", "cc");
+      } else {
+        pthread_t thread;
+        pthread_create(&thread, 0, work, 0);
+        pthread_join(thread, 0);
+      }
+      if (run >= warmup) __asm__ volatile("hint #121" ::: "memory");
+    }
+    int wrong = image[0] < 0, broken = image[0] > 90;
+    for (int index = 0; index < 6; index++) image[index] = wrong ? -2 * image[index] : 2 * image[index];
+    if (broken) image[0] = nanf("");
+    fwrite(image, sizeof image, 1, out);
+  }
+  fclose(out);
+  return 0;
+}
+"""
+
+MakeBundle = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, toolchain = tmp_path_factory.mktemp("runner"), find_toolchain()
+    (folder / "runner.c").write_text(RUNNER_SOURCE)
+    toolchain.compile(folder / "runner.c", folder / "runner.o", flags=["-D_GNU_SOURCE"])
+    toolchain.link_executable([folder / "runner.o"], folder / RUNNER)
+    return folder / RUNNER
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path, runner: Path) -> MakeBundle:
+    """A function that makes a bundle, of an integer network or of a float one."""
+
+    def make(*, activations: str = "int8") -> Path:
+        folder = tmp_path / activations
+        folder.mkdir()
+        shutil.copy(runner, folder)
+        graph = helper.make_graph(
+            [
+                helper.make_node("Reshape", ["image", "size"], ["flat"]),
+                helper.make_node("Add", ["flat", "flat"], ["y"]),
+            ],
+            "double",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, SHAPE)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, NUMBERS])],
+            [helper.make_tensor("size", TensorProto.INT64, [2], [1, NUMBERS])],
+        )
+        opset = [helper.make_opsetid("", 17)]
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / MODEL)
+        tensors = {"inputs": [{"name": "image", "shape": list(SHAPE), "dtype": "float32"}],
+                   "outputs": [{"name": "y", "shape": [1, NUMBERS], "dtype": "float32"}]}  # fmt: skip
+        layers = [{"name": "layer", "activations": activations}]
+        write_manifest(folder, {"name": "double", "target": "cortex-a53", "layers": layers, "weights_bytes": 24,
+                                "arena_bytes": 48, **tensors})  # fmt: skip
+        return folder
+
+    return make
+
+
+def make_images(count: int) -> np.ndarray:
+    return np.random.default_rng(3).uniform(0.1, 1, (count, *SHAPE[1:])).astype(np.float32)
+
+
+@pytest.mark.qemu
+def test_equal_outputs_are_ok_and_keep_their_order(make_bundle: MakeBundle) -> None:
+    images = make_images(300)  # more than two shares of 128
+    steps: list[tuple[str, int, int]] = []
+    labels = images.reshape(300, -1).argmax(axis=1)
+    labels[:30] += 1
+    result = harness.verify(make_bundle(), images, labels, cpu="cortex-a53", jobs=2,
+                            on_progress=lambda *step: steps.append(step))  # fmt: skip
+    assert result.ok and result.images == 300
+    assert (result.agreement, result.exactly_equal, result.max_abs_difference) == (1, 1, 0)
+    assert result.reference_top1 == result.bundle_top1 == 0.9
+    result.require_ok()
+    assert steps[-1] == ("QEMU", 300, 300) and ("ONNX Runtime", 300, 300) in steps
+
+
+@pytest.mark.qemu
+def test_integer_network_fails_below_99_percent(make_bundle: MakeBundle) -> None:
+    bundle, images = make_bundle(), make_images(200)
+    images[:2, 0, 0, 0] = -0.1
+    assert harness.verify(bundle, images, cpu="cortex-a53").ok
+    images[2, 0, 0, 0] = -0.1
+    result = harness.verify(bundle, images, cpu="cortex-a53")
+    assert not result.ok and result.agreement == 197 / 200
+    assert (result.reference_top1, result.bundle_top1) == (None, None)
+    with pytest.raises(SparrowError, match=r"98\.50%") as caught:
+        result.require_ok()
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.qemu
+def test_float_network_fails_by_its_relative_error(make_bundle: MakeBundle) -> None:
+    images = make_images(200)
+    images[7, 0, 0, 0] = -0.1
+    result = harness.verify(make_bundle(activations="float32"), images, cpu="cortex-a53")
+    assert not result.ok and not result.integer and result.agreement >= harness.MIN_AGREEMENT
+
+
+def test_float_bound_is_relative_to_the_largest_output(make_bundle: MakeBundle) -> None:
+    bundle = load_bundle(make_bundle(activations="float32"))
+    reference = np.array([[0.0, 100.0]], np.float32)
+    environment = harness.Environment("", "", "", "", "")
+    for difference, ok in ((0.09, True), (0.11, False)):
+        moved = reference + np.float32([difference, 0])
+        assert harness.compare(bundle, reference, moved, None, environment).ok is ok
+
+
+@pytest.mark.qemu
+def test_not_a_number_is_never_ok(make_bundle: MakeBundle) -> None:
+    images = make_images(2)
+    images[1, 0, 0, 0] = 99
+    with pytest.raises(SparrowError, match="NaN for 1 of 2 images") as caught:
+        harness.verify(make_bundle(), images, cpu="cortex-a53")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.qemu
+def test_failing_runner_shows_its_message_and_stops_the_others(
+    make_bundle: MakeBundle, assert_gone: Callable[[Path], None]
+) -> None:
+    bundle = load_bundle(make_bundle())
+    images = make_images(256)
+    images[0, 0, 0, 0] = -99  # the first process hangs, the second fails
+    images[128, 0, 0, 0] = -85
+    with pytest.raises(SparrowError, match="the network failed"):
+        harness.run_bundle(bundle, images, cpu="cortex-a53", jobs=2)
+    assert_gone(bundle.runner)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((0, *SHAPE[1:]), np.float32), np.zeros((2, 1, 3, 3), np.float32), np.zeros((2, *SHAPE[1:]))],
+    ids=["none", "wrong size", "float64"],
+)
+def test_images_that_do_not_fit_are_refused(make_bundle: MakeBundle, images: np.ndarray) -> None:
+    with pytest.raises(SparrowError, match="images of type") as caught:
+        harness.run_reference(load_bundle(make_bundle()), images)
+    assert str(list(SHAPE)) in caught.value.expected
+
+
+def test_labels_must_match_the_images(make_bundle: MakeBundle) -> None:
+    outputs = np.zeros((2, 3), np.float32)
+    with pytest.raises(SparrowError, match="1 labels for 2 images"):
+        harness.compare(
+            load_bundle(make_bundle()), outputs, outputs, np.zeros(1, np.int64), harness.Environment(*"12345")
+        )
+
+
+@pytest.mark.qemu
+def test_changed_bundle_is_refused(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    with (folder / RUNNER).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(SparrowError, match="was changed"):
+        harness.bench(folder, cpu="cortex-a53")
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("counting")
+def test_bench_counts_each_number_of_threads(make_bundle: MakeBundle) -> None:
+    folder = make_bundle()
+    result = harness.bench(folder, cpu="cortex-a53", threads=[1, 2], warmup=2, repeat=3)
+    one, two = result.inferences
+    # The branch on the number of threads may lie inside the region.
+    assert 2001 <= one.instructions <= 2010 and one.minimum == one.maximum == one.instructions
+    assert (one.threads, one.count, len(one.by_thread)) == (1, 3, 1)
+    assert two.threads == 2 and len(two.by_thread) >= 2 and sum(two.by_thread[1:]) >= 20_001
+    assert two.minimum <= two.instructions <= two.maximum
+    assert result.file_bytes[RUNNER] == (folder / RUNNER).stat().st_size
+    assert (result.weights_bytes, result.arena_bytes) == (24, 48)
+    assert harness.bench(folder, cpu="cortex-a53", warmup=2, repeat=3).inferences == (one,)
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("counting")
+def test_result_document_names_what_it_was_got_with_and_holds_no_time(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    result = harness.bench(make_bundle(), cpu="cortex-a55")
+    harness.write_result(result, tmp_path / "bench.json")
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert (document["schema"], document["schema_version"]) == ("sparrow-benchmark", 1)
+    environment = document["environment"]
+    assert (environment["cpu"], environment["cpu_model"]) == ("cortex-a55", "cortex-a76")
+    assert environment["sparrow_version"] and environment["qemu_version"]
+    assert not any(word in json.dumps(document) for word in ("seconds", "latency", "_ms"))
+    verification = harness.VerifyResult("n", 1, 1, 1, 0, 0, 0, None, None, True, "", True, result.environment)
+    assert asdict(verification)["schema"] == "sparrow-verification"
+
+
+@pytest.mark.parametrize("arguments", [{"threads": [0]}, {"repeat": 0}, {"warmup": -1}])
+def test_bench_refuses_numbers_out_of_range(make_bundle: MakeBundle, arguments: dict[str, object]) -> None:
+    with pytest.raises(SparrowError, match="threads"):
+        harness.bench(make_bundle(), cpu="cortex-a53", **arguments)
+
+
+def test_two_inputs_are_refused(make_bundle: MakeBundle) -> None:
+    bundle = load_bundle(make_bundle())
+    two = replace(bundle, manifest={**bundle.manifest, "inputs": bundle.manifest["inputs"] * 2})
+    with pytest.raises(SparrowError, match="has the inputs"):
+        harness.run_reference(Bundle(two.path, two.manifest), make_images(1))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_unwritable_result_is_explained(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(SparrowError, match="permission denied"):
+        harness.write_result(
+            harness.BenchResult("n", 1, (), {}, 0, 0, harness.Environment(*"12345")), tmp_path / "result.json"
+        )
