@@ -49,7 +49,7 @@ class Bundle:
 def is_bundle(path: Path) -> bool:
     """Tell whether a folder holds something that Sparrow wrote as a bundle."""
     try:
-        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))["schema"] == SCHEMA
+        return bool(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["schema"] == SCHEMA)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -324,7 +324,7 @@ def tvm_symbol(network: str, function: str) -> str:
 
 def dl_type(dtype: str) -> tuple[int, int]:
     """DLPack's type code and bits of a dtype name."""
-    kind = re.match(r"[a-z]+", dtype)[0]
+    kind = dtype.rstrip("0123456789")
     return DL_TYPE_CODES[kind], 8 if kind == "bool" else int(dtype.removeprefix(kind))
 
 

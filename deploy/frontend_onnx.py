@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -17,6 +18,9 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from sparrow.kernels.errors import SparrowError
+
+if TYPE_CHECKING:  # imported where it is used: it takes seconds
+    import tvm
 
 log = logging.getLogger("sparrow")
 
@@ -126,7 +130,7 @@ def load_onnx(path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = N
     return OnnxNetwork(model, inputs, outputs, {entry.key: entry.value for entry in model.metadata_props})
 
 
-def import_relax(network: OnnxNetwork) -> "tvm.IRModule":  # noqa: F821 - tvm is imported late, it takes seconds
+def import_relax(network: OnnxNetwork) -> "tvm.IRModule":
     """Import a normalized network into Relax, weights as constants.
 
     Args:

@@ -13,7 +13,7 @@ from rich.table import Table
 from sparrow.deploy.bundle import load_bundle
 from sparrow.deploy.frontend_onnx import read_onnx
 
-BITS = {TensorProto.UINT2: 2, TensorProto.INT2: 2, TensorProto.UINT4: 4, TensorProto.INT4: 4}
+BITS: dict[int, int] = {TensorProto.UINT2: 2, TensorProto.INT2: 2, TensorProto.UINT4: 4, TensorProto.INT4: 4}
 
 
 def inspect_bundle(path: Path) -> dict[str, Any]:
@@ -80,7 +80,9 @@ def _weight(
         codebook = numpy_helper.to_array(initializers[node.input[0]])
         values = codebook[numpy_helper.to_array(source).astype(np.int64)]
         return _describe(values, source, f"codebook of {codebook.size}")
-    if node.op_type == "DequantizeLinear" and node.input[0] in initializers:
+    if node.op_type == "DequantizeLinear" and node.input[0] not in initializers:
+        return _weight(node.input[0], initializers, producers)
+    if node.op_type == "DequantizeLinear":
         source = initializers[node.input[0]]
         values = numpy_helper.to_array(source)
         per_channel = numpy_helper.to_array(initializers[node.input[1]]).size > 1

@@ -179,7 +179,8 @@ def weight_parameter_groups(
     Args:
         model: What :func:`quantize_` returned.
         lr: Learning rate of weights, biases and norms.
-        mixture_lr: Learning rate of π, μ, σ and τ, by default the same. They never decay.
+        mixture_lr: Learning rate of π, μ, σ and τ, by default a tenth: each gathers the gradients of thousands of
+            weights, and at the weights' own rate the mixture falls apart. They never decay.
 
     Returns:
         Parameter groups as ``torch.optim`` takes them.
@@ -189,7 +190,7 @@ def weight_parameter_groups(
     others = [p for p in model.parameters() if id(p) not in ids]
     groups: list[dict[str, Any]] = [{"params": others, "lr": lr}]
     if mixtures:
-        groups.append({"params": mixtures, "lr": lr if mixture_lr is None else mixture_lr, "weight_decay": 0.0})
+        groups.append({"params": mixtures, "lr": lr / 10 if mixture_lr is None else mixture_lr, "weight_decay": 0.0})
     return groups
 
 

@@ -2,8 +2,9 @@
 
 What the file holds, and what a compiler may read off it:
 
-* a codebook weight: ``Cast(index) → Gather(codebook, index)``, the index stored as UINT4 (or UINT2 for four entries),
-  the codebook as float on an int8 grid: max|entry| / 127 times whole numbers;
+* a codebook weight: ``Cast(index) → Gather(codebook, index) → DequantizeLinear``, the index stored as UINT4 (or UINT2
+  for four entries), the codebook as int8. With a float codebook ONNX Runtime 1.32 would fold batch norm into the weight
+  and round the product to int8 by one scale for the layer, which changes the network;
 * an int8 weight: ``DequantizeLinear(int8, scale)``, one scale for each output channel, axis 0;
 * an activation grid: ``QuantizeLinear → DequantizeLinear`` with int8, repeated behind movements of its values;
 * batch norm beside a quantized weight stays a node of its own: folding it in would destroy the codebook;
@@ -175,15 +176,19 @@ class _StoredWeight:
         """Build what computes a value called ``name``."""
         if isinstance(self.sharing, MixtureSharing):
             values, scale = self.sharing.int8_codebook()
-            codebook = (values.to(scale.dtype) * scale).float().numpy()
-            packed = f"{self.name}_packed_index"
-            index, book = f"{self.name}_index", f"{self.name}_codebook"
+            packed, index, book, shared, step = (
+                f"{self.name}_{part}" for part in ("packed_index", "index", "codebook", "int8", "scale")
+            )
             nodes = [
                 helper.make_node("Cast", [packed], [index], f"{index}_cast", to=TensorProto.INT32),
-                helper.make_node("Gather", [book, index], [self.name], f"{self.name}_gather"),
+                helper.make_node("Gather", [book, index], [shared], f"{self.name}_gather"),
+                helper.make_node("DequantizeLinear", [shared, step], [self.name], f"{self.name}_dequantize"),
             ]
-            indices = self.sharing.indices(self.weight).numpy()
-            return nodes, [_pack(packed, indices, 2 if self.bits == 2 else 4), numpy_helper.from_array(codebook, book)]
+            return nodes, [
+                _pack(packed, self.sharing.indices(self.weight).numpy(), 2 if self.bits == 2 else 4),
+                numpy_helper.from_array(values.numpy(), book),
+                numpy_helper.from_array(scale.float().numpy(), step),
+            ]
         values, scale = self.sharing.int8_weight(self.weight)
         inputs = [f"{self.name}_int8", f"{self.name}_scale"]
         node = helper.make_node("DequantizeLinear", inputs, [self.name], f"{self.name}_dequantize", axis=0)
@@ -251,9 +256,9 @@ def _repeat_grids(proto: ModelProto) -> None:
             output, parameters = node.output[0], source.input[1:]
             node.output[0] = f"{output}_moved"
             rounded = f"{output}_int8"
-            quantize = helper.make_node("QuantizeLinear", [node.output[0], *parameters], [rounded], f"{output}_quantize")
-            again = helper.make_node("DequantizeLinear", [rounded, *parameters], [output], f"{output}_dequantize")
-            nodes += [quantize, again]
+            inputs = [[node.output[0], *parameters], [rounded, *parameters]]
+            again = helper.make_node("DequantizeLinear", inputs[1], [output], f"{output}_dequantize")
+            nodes += [helper.make_node("QuantizeLinear", inputs[0], [rounded], f"{output}_quantize"), again]
             dequantizers[output] = again
     del graph.node[:]
     graph.node.extend(nodes)

@@ -17,8 +17,8 @@ from sparrow.benchmarks.runners.qemu import build_plugin, find_qemu
 from sparrow.deploy.bundle import Bundle
 from sparrow.deploy.compiler import compile_model, runtime_objects
 from sparrow.deploy.toolchain import find_toolchain
-from sparrow.quantize.api import QuantizeConfig, layer_report, original_weight, quantize_, quantized_layers
-from sparrow.quantize.configs import DgmsConfig
+from sparrow.quantize.api import layer_report, original_weight, quantize_, quantized_layers
+from sparrow.quantize.configs import DgmsConfig, QuantizeConfig
 from sparrow.quantize.data import ImageData, load_data
 from sparrow.quantize.dgms import MixtureSharing
 from sparrow.quantize.recipes import export_checkpoint, load_network, quantize_network, train_network
@@ -68,11 +68,11 @@ def run_demo(folder: Path, *, seed: int, on_step: Callable[[str], None]) -> tupl
     with ThreadPoolExecutor(max_workers=1) as background:
         tools = background.submit(_prepare_tools)
         on_step("training a float network on handwritten digits")
-        train_config = TrainConfig(epochs=20, learning_rate=0.1, batch_size=64, seed=seed)
+        train_config = TrainConfig(epochs=20, learning_rate=0.1, batch_size=64, seed=seed, threads=1)
         trained = train_network("digits", data, train_config, files.float_checkpoint, restart=True)
         on_step("quantizing it by DGMS to 4 bits and fine-tuning")
         config = DgmsConfig(bits=4)
-        fine_tuning = TrainConfig(epochs=10, learning_rate=0.01, batch_size=64, seed=seed)
+        fine_tuning = TrainConfig(epochs=10, learning_rate=0.001, batch_size=64, seed=seed, threads=1)
         quantized = quantize_network("digits", data, files.float_checkpoint, config, fine_tuning, files.checkpoint,
                                      seed=seed, restart=True)  # fmt: skip
         on_step("exporting both networks to ONNX")

@@ -24,7 +24,7 @@ from sparrow.quantize.api import QUANTIZERS
 @click.option("--calibration", type=click.Choice(list(CALIBRATION_METHODS)), default="percentile", show_default=True,
               help="How the ranges of activations are chosen.")
 @data_options(required=True)
-@training_options(epochs=10, learning_rate=0.01, least_epochs=0)
+@training_options(epochs=10, learning_rate=0.001, least_epochs=0)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Checkpoint to write.")
 @json_option
 @verbose_option

@@ -6,10 +6,12 @@ becomes one call of ``sparrow.conv2d.<index>`` on plain NCHW tensors, and a ``Co
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 from sparrow.deploy.operators import CHANNEL_PACK, ConvLayer, Geometry, Grid
@@ -23,6 +25,8 @@ from sparrow.deploy.passes.relax_rewriter import (
 )
 from sparrow.deploy.passes.sink_dequantize import scalar_grid
 from sparrow.kernels.formats import ConvWeights, WeightFormat
+
+Array = NDArray[Any]
 
 ANCHORS = ("relax.nn.conv2d", "relax.matmul")
 UNBOUNDED = (-np.inf, np.inf)
@@ -45,8 +49,8 @@ class FusedGroup:
 
     anchor: tvm.ir.Call
     members: list[relax.Var]
-    factor: np.ndarray
-    offset: np.ndarray
+    factor: Array
+    offset: Array
     residual: relax.Var | None = None
     activation: tuple[float, float] = UNBOUNDED
     output_grid: Grid | None = None
@@ -81,7 +85,7 @@ class _Partition(MainRewriter):
         self.names = dict(zip(anchors, names, strict=True)) if len(anchors) == len(names) else {}
         self.layers: list[ConvLayer] = []
         self.uses = use_counts(module)
-        self.readers = {}
+        self.readers: dict[relax.Var, list[relax.Var]] = {}
         for binding in self.bindings:
             for operand in _operands(binding.value):
                 self.readers.setdefault(operand, []).append(binding.var)
@@ -159,7 +163,7 @@ class _Partition(MainRewriter):
 
     def _dequantized(self, var: tvm.ir.Expr) -> tuple[relax.Var, Grid] | None:
         """The int8 tensor and grid behind a float value, if it is one."""
-        call = self.definitions.get(var) if isinstance(var, relax.Var) else None
+        call = self.definition(var)
         if operator_name(call) != "relax.dequantize" or not isinstance(call.args[0], relax.Var):
             return None
         grid = scalar_grid(call)
@@ -169,7 +173,7 @@ class _Partition(MainRewriter):
         source = self._dequantized(call.args[0])
         return source[1] if source else None
 
-    def _weights(self, call: tvm.ir.Call) -> tuple[np.ndarray, np.ndarray | None] | None:
+    def _weights(self, call: tvm.ir.Call) -> tuple[Array, Array | None] | None:
         """Constant weights of an anchor, OIHW or OI: (values, scale by output channel or None for float values)."""
         found = self._constant(call.args[1])
         if found is None:
@@ -183,11 +187,11 @@ class _Partition(MainRewriter):
             return None
         return values, np.broadcast_to(scale.reshape(-1), values.shape[:1])
 
-    def _constant(self, expression: tvm.ir.Expr) -> tuple[np.ndarray, np.ndarray | None] | None:
+    def _constant(self, expression: tvm.ir.Expr) -> tuple[Array, Array | None] | None:
         """A constant behind an optional dequantize and transposes: (values, scale of the values' rank or None)."""
         if (values := constant_array(expression)) is not None:
             return values, None
-        call = self.definitions.get(expression) if isinstance(expression, relax.Var) else None
+        call = self.definition(expression)
         if operator_name(call) == "relax.permute_dims" and (found := self._constant(call.args[0])) is not None:
             axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
             return found[0].transpose(axes), None if found[1] is None else found[1].transpose(axes)
@@ -200,10 +204,10 @@ class _Partition(MainRewriter):
         shape[int(call.attrs.axis)] = scale.size
         return values, scale.reshape(shape)
 
-    def _channel_constant(self, expression: tvm.ir.Expr, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
+    def _channel_constant(self, expression: tvm.ir.Expr, shape: tuple[int, ...], axis: int) -> Array | None:
         """Value by channel of a constant that broadcasts over everything but the channel axis, as float64."""
         values = constant_array(expression)
-        call = self.definitions.get(expression) if isinstance(expression, relax.Var) else None
+        call = self.definition(expression)
         if operator_name(call) == "relax.reshape" and (source := constant_array(call.args[0])) is not None:
             values = source.reshape(static_shape(expression))  # the importer's form of a convolution's bias
         if values is None or values.ndim > len(shape):
@@ -218,18 +222,20 @@ class _Partition(MainRewriter):
 
     def _emit_operator(self, group: FusedGroup, var: relax.Var) -> relax.Var:
         call = group.anchor
-        source, residual = self._dequantized(call.args[0]), self._dequantized(group.residual)
-        integer = source is not None
+        source = self._dequantized(call.args[0])
+        residual = self._dequantized(group.residual) if source else None
         operands = [source[0] if source else call.args[0]]
         if group.residual is not None:
-            operands.append(residual[0] if integer and residual else group.residual)
+            operands.append(residual[0] if residual else group.residual)
         geometry = _geometry(call, static_shape(group.members[0]))
-        values, weight_scale = self._weights(call)
+        found = self._weights(call)
+        assert found is not None  # or it would be no anchor
+        values, weight_scale = found
         if values.ndim == 2:
             values = values[:, :, None, None]
         values, geometry = _regroup(values, geometry)
         output_scale = group.output_grid.scale if group.output_grid else 1.0
-        if integer:
+        if source:
             weights, reason = _integer_weights(values, weight_scale, geometry, source[1], group, output_scale)
         else:
             weights, reason = _float_weights(values, weight_scale, geometry, group)
@@ -242,7 +248,7 @@ class _Partition(MainRewriter):
                 weights=weights,
                 input_grid=source[1] if source else None,
                 output_grid=group.output_grid,
-                residual_grid=residual[1] if integer and residual else None,
+                residual_grid=residual[1] if residual else None,
                 has_residual=group.residual is not None,
                 activation=group.activation,
                 reason=reason,
@@ -288,19 +294,24 @@ def _geometry(call: tvm.ir.Call, output_shape: tuple[int, ...]) -> Geometry:
         rows, depth = static_shape(call.args[0])
         return Geometry((1, depth, 1, rows), (1, output_shape[1], 1, rows))
     attributes = call.attrs
-    kernel = static_shape(call.args[1])[2:]
+    batch, channels, height, width = static_shape(call.args[0])
     return Geometry(
-        input_shape=static_shape(call.args[0]),
-        output_shape=output_shape,
-        kernel=kernel,
-        stride=tuple(int(value) for value in attributes.strides),
-        dilation=tuple(int(value) for value in attributes.dilation),
-        pad=tuple(int(value) for value in attributes.padding[:2]),
+        input_shape=(batch, channels, height, width),
+        output_shape=(output_shape[0], output_shape[1], output_shape[2], output_shape[3]),
+        kernel=_pair(static_shape(call.args[1])[2:]),
+        stride=_pair(attributes.strides),
+        dilation=_pair(attributes.dilation),
+        pad=_pair(attributes.padding),
         groups=int(attributes.groups),
     )
 
 
-def _regroup(values: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geometry]:
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    """The first two numbers: (height, width), or (top, left)."""
+    return int(values[0]), int(values[1])
+
+
+def _regroup(values: Array, geometry: Geometry) -> tuple[Array, Geometry]:
     """Write a grouped convolution that no kernel takes as a dense one, with zeros between the groups."""
     groups, inputs, outputs = geometry.groups, geometry.input_shape[1], geometry.output_shape[1]
     depthwise = groups == inputs == outputs
@@ -312,13 +323,12 @@ def _regroup(values: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Geomet
         rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
         columns = slice(group * inputs // groups, (group + 1) * inputs // groups)
         dense[rows, columns] = values[rows]
-    fields = {**geometry.__dict__, "groups": 1}
-    return dense, Geometry(**fields)
+    return dense, replace(geometry, groups=1)
 
 
 def _integer_weights(
-    values: np.ndarray,
-    weight_scale: np.ndarray | None,
+    values: Array,
+    weight_scale: Array | None,
     geometry: Geometry,
     input_grid: Grid,
     group: FusedGroup,
@@ -326,11 +336,15 @@ def _integer_weights(
 ) -> tuple[ConvWeights, str]:
     """Choose the format of weights that meet int8 activations, and fold everything after them into constants."""
     channels = values.shape[0]
-    codebook = None
-    depthwise = geometry.groups > 1 and values.shape[1] == 1
+    codebook: Array | None = None
     if weight_scale is not None:
         quantized, scale = values, weight_scale
-        reason = "int8 in the network"
+        distinct, indices = np.unique(values, return_inverse=True)
+        if distinct.size <= LARGEST_CODEBOOK:
+            codebook, indices = distinct, indices.reshape(values.shape)
+            reason = f"{distinct.size} distinct int8 values: a codebook"
+        else:
+            reason = "int8 in the network"
     elif (found := find_codebook(values)) is not None:
         codebook, indices, codebook_scale = found
         quantized = codebook[indices]
@@ -341,12 +355,10 @@ def _integer_weights(
         scale = np.where(largest > 0, largest, 1.0) / 127
         quantized = np.rint(values / scale.reshape(-1, 1, 1, 1)).astype(np.int8)
         reason = "float weights behind an int8 input: quantized per channel"
-    if codebook is not None and depthwise:
-        codebook, reason = None, f"{reason}; depthwise kernels read int8"
     initial = -input_grid.zero_point * quantized.astype(np.int64).reshape(channels, -1).sum(axis=1)
     weights = ConvWeights(
         format=_codebook_format(codebook),
-        values=quantized if codebook is None else indices,
+        values=quantized.astype(np.int8) if codebook is None else indices.astype(np.uint8),
         codebook=codebook,
         initial=initial.astype(np.int32),
         scale=(input_grid.scale * np.float64(scale) * group.factor / output_scale).astype(np.float32),
@@ -356,14 +368,14 @@ def _integer_weights(
     return weights, reason
 
 
-def _codebook_format(codebook: np.ndarray | None) -> WeightFormat:
+def _codebook_format(codebook: Array | None) -> WeightFormat:
     if codebook is None:
         return WeightFormat.QS8C
     return WeightFormat.CB2T if len(codebook) <= 4 else WeightFormat.CB4T
 
 
 def _float_weights(
-    values: np.ndarray, weight_scale: np.ndarray | None, geometry: Geometry, group: FusedGroup
+    values: Array, weight_scale: Array | None, geometry: Geometry, group: FusedGroup
 ) -> tuple[ConvWeights, str]:
     factor = group.factor if weight_scale is None else group.factor * weight_scale
     channels = values.shape[0]
@@ -379,7 +391,7 @@ def _float_weights(
     return weights, "float input"
 
 
-def find_codebook(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
+def find_codebook(values: Array) -> tuple[Array, Array, float] | None:
     """Recognize weights that share at most 16 values.
 
     Args:

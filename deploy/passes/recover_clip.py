@@ -34,9 +34,9 @@ class _RecoverClip(MainRewriter):
 
     def _bound(self, expression: tvm.ir.Expr) -> np.ndarray | None:
         """Value of a scalar bound: a constant, or where(isnan(constant), other, constant)."""
-        call = self.definitions.get(expression) if isinstance(expression, relax.Var) else None
+        call = self.definition(expression)
         if operator_name(call) == "relax.where":
-            test = self.definitions.get(call.args[0])
+            test = self.definition(call.args[0])
             expression = call.args[2]
             if operator_name(test) != "relax.isnan" or not test.args[0].same_as(expression):
                 return None
@@ -47,4 +47,4 @@ class _RecoverClip(MainRewriter):
         """Tell whether a TIR function is TVM's own form of an operator."""
         tensors = [te.placeholder(operand.ty.shape.values, str(operand.ty.dtype)) for operand in operands]
         expected = te.create_prim_func([*tensors, compute(*tensors)])
-        return tvm_ffi.structural_equal(self.module[function].body, expected.body, map_free_vars=True)
+        return bool(tvm_ffi.structural_equal(self.module[function].body, expected.body, map_free_vars=True))

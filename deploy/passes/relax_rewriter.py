@@ -1,6 +1,7 @@
 """Rebuilding the main function binding by binding: what every pass of Sparrow's has in common."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import tvm
@@ -20,7 +21,7 @@ class MainRewriter:
         del rest["main"]
         self.builder = relax.BlockBuilder(rest)
         self.bindings = main_bindings(module)
-        self.definitions = {binding.var: binding.value for binding in self.bindings}
+        self.definitions: dict[relax.Var, Any] = {binding.var: binding.value for binding in self.bindings}
         self.new: dict[relax.Var, tvm.ir.Expr] = {}
 
     def rewrite(self, var: relax.Var, value: tvm.ir.Expr) -> tvm.ir.Expr | None:
@@ -66,6 +67,10 @@ class MainRewriter:
             return self.call_with(expression, [self.renew(argument) for argument in expression.args])
         return expression
 
+    def definition(self, expression: tvm.ir.Expr | None) -> Any:
+        """What an old variable was bound to; None for a parameter and for anything but a variable."""
+        return self.definitions.get(expression) if isinstance(expression, relax.Var) else None
+
     @staticmethod
     def call_with(call: tvm.ir.Call, arguments: list[tvm.ir.Expr]) -> tvm.ir.Call:
         """Copy a call with other operands."""
@@ -102,7 +107,7 @@ def use_counts(module: tvm.IRModule) -> Counter[relax.Var]:
 def operator_name(expression: tvm.ir.Expr | None) -> str:
     """Name of the operator that an expression calls, such as ``relax.nn.conv2d``, or an empty string."""
     if isinstance(expression, tvm.ir.Call) and isinstance(expression.op, tvm.ir.Op):
-        return expression.op.name
+        return str(expression.op.name)
     return ""
 
 

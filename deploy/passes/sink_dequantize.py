@@ -71,9 +71,10 @@ class _SinkDequantize(MainRewriter):
         """Concatenate integers when every operand lies on one grid, constants included."""
         fields = call.args[0].fields
         sources = [self.dequantized[field] for field in fields if field in self.dequantized]
-        if not sources or len({scalar_grid(dequantize) for _, dequantize in sources}) != 1:
+        grid = scalar_grid(sources[0][1]) if sources else None
+        if grid is None or any(scalar_grid(dequantize) != grid for _, dequantize in sources):
             return None
-        grid, dequantize = scalar_grid(sources[0][1]), sources[0][1]
+        dequantize = sources[0][1]
         dtype = str(sources[0][0].ty.dtype)
         integers = []
         for field in fields:

@@ -47,7 +47,9 @@ class NetworkBuilder:
     def float_weight(self, name: str, shape: tuple[int, ...]) -> str:
         return self.constant(name, self.random.normal(0, 0.1, shape).astype(np.float32))
 
-    def convolution(self, source: str, weight: str, name: str, *, kernel: int = 3, stride: int = 1, **extra: object) -> str:
+    def convolution(
+        self, source: str, weight: str, name: str, *, kernel: int = 3, stride: int = 1, **extra: object
+    ) -> str:
         pads = extra.pop("pads", [kernel // 2] * 4)
         return self.operator("Conv", [source, weight], name, kernel_shape=[kernel] * 2, strides=[stride] * 2,
                              pads=pads, **extra)  # fmt: skip

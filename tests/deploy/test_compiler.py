@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
 from sparrow.deploy.bundle import load_bundle
 from sparrow.deploy.compiler import c_identifier, compile_model
 from sparrow.kernels.errors import SparrowError

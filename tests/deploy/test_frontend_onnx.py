@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
+
 from sparrow.deploy.frontend_onnx import (
     import_relax,
     load_onnx,

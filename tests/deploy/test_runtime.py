@@ -4,8 +4,8 @@ import json
 import subprocess
 from pathlib import Path
 
-
 import pytest
+
 from sparrow.deploy.bundle import load_bundle
 from sparrow.deploy.toolchain import find_toolchain
 
@@ -16,7 +16,8 @@ IMAGE_BYTES = 3 * 16 * 16 * 4
 
 def qemu(*command: object, cpu: str = "cortex-a53") -> subprocess.CompletedProcess[str]:
     text = [str(part) for part in command]
-    return subprocess.run(["qemu-aarch64", "-cpu", cpu, *text], capture_output=True, text=True, timeout=120, check=False)
+    command = ["qemu-aarch64", "-cpu", cpu, *text]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def run_bundle(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -72,7 +73,9 @@ def test_usage_errors_exit_with_2(residual_bundle, arguments):
     assert "usage: sparrow_run" in result.stderr
 
 
-@pytest.mark.parametrize(("size", "message"), [(0, "the file is empty"), (IMAGE_BYTES + 5, "input 1 has 5 bytes, expected 3072")])
+@pytest.mark.parametrize(
+    ("size", "message"), [(0, "the file is empty"), (IMAGE_BYTES + 5, "input 1 has 5 bytes, expected 3072")]
+)
 def test_input_files_of_the_wrong_size_are_refused(residual_bundle, tmp_path, size, message):
     (tmp_path / "in.bin").write_bytes(bytes(size))
     result = run_bundle(residual_bundle, "--input", tmp_path / "in.bin", "--output", tmp_path / "out.bin")

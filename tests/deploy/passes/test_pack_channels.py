@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import tvm
+from tvm.script import ir as I
+from tvm.script import relax as R
+
 from sparrow.deploy.operators import packed_shape
 from sparrow.deploy.passes.pack_channels import pack_array, pack_channels
 from sparrow.deploy.passes.relax_rewriter import main_bindings, operator_name, static_shape
-from tvm.script import ir as I
-from tvm.script import relax as R
 
 pytestmark = pytest.mark.tvm
 

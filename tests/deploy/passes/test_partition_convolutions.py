@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from sparrow.deploy.frontend_onnx import import_relax, load_onnx
 from sparrow.deploy.operators import Grid
 from sparrow.deploy.passes.partition_convolutions import Partition, find_codebook, partition_convolutions
-from sparrow.deploy.passes.relax_rewriter import main_bindings, operator_name
 from sparrow.deploy.passes.recover_clip import recover_clip
+from sparrow.deploy.passes.relax_rewriter import main_bindings, operator_name
 from sparrow.deploy.passes.sink_dequantize import sink_dequantize
 from sparrow.kernels.formats import WeightFormat
 

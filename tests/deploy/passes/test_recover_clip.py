@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from sparrow.deploy.frontend_onnx import import_relax, load_onnx
 from sparrow.deploy.passes.recover_clip import recover_clip
 from sparrow.deploy.passes.relax_rewriter import constant_array, main_bindings, operator_name
@@ -10,8 +11,8 @@ pytestmark = pytest.mark.tvm
 
 
 def bounds(module) -> list[tuple[str, float]]:
-    calls = [binding.value for binding in main_bindings(module)]
-    return [(operator_name(call), float(constant_array(call.args[1]))) for call in calls if len(operator_name(call)) > 0]
+    calls = [binding.value for binding in main_bindings(module) if operator_name(binding.value)]
+    return [(operator_name(call), float(constant_array(call.args[1]))) for call in calls]
 
 
 def clip(net: NetworkBuilder, low: float | None, high: float | None) -> str:

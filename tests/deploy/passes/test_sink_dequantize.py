@@ -1,8 +1,9 @@
 import pytest
 import tvm
-from sparrow.deploy.passes.sink_dequantize import sink_dequantize
 from tvm.script import ir as I
 from tvm.script import relax as R
+
+from sparrow.deploy.passes.sink_dequantize import sink_dequantize
 
 pytestmark = pytest.mark.tvm
 
