@@ -15,6 +15,7 @@ from sparrow.deploy.passes.partition_convolutions import partition_convolutions
 from sparrow.deploy.passes.recover_clip import recover_clip
 from sparrow.deploy.passes.sink_dequantize import sink_dequantize
 from sparrow.deploy.target import Target
+from sparrow.kernels.errors import SparrowError
 
 transform = relax.transform
 
@@ -114,10 +115,23 @@ def run_pipeline(
         state: Network and target; module and layers are filled in.
         dump_dir: Folder that gets the module after each phase, as ``<number>-<phase>.py``.
         on_phase: Called with the name of each phase before it starts.
+
+    Raises:
+        SparrowError: A phase failed; its name is in the error.
     """
     for number, (name, phase) in enumerate(PHASES):
         on_phase(name)
-        state.module = phase(state)
+        try:
+            state.module = phase(state)
+        except SparrowError:
+            raise
+        except Exception as error:  # TVM raises whatever its passes meet
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SparrowError(
+                f"the compiler failed in phase {name}: {first_line}",
+                expected="a network whose operators TVM can lower with static shapes",
+                next_step="run again with -v for the traceback, and --dump-dir to see the network before this phase",
+            ) from error
         if dump_dir is not None:
             dump_dir.mkdir(parents=True, exist_ok=True)
             (dump_dir / f"{number}-{name}.py").write_text(state.module.script(show_meta=False), encoding="utf-8")

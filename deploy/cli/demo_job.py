@@ -1,5 +1,6 @@
 """The whole job on scikit-learn's handwritten digits, from fresh weights to a verified bundle and a report."""
 
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -127,7 +128,15 @@ def run_demo(folder: Path, *, seed: int, on_step: Callable[[str], None]) -> tupl
 
 
 def _prepare_tools() -> None:
-    runtime_objects(find_toolchain())
+    """Build what every bundle shares, and let the cross compiler build its C libraries by linking an empty program."""
+    toolchain = find_toolchain()
+    objects = runtime_objects(toolchain)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "empty.c").write_text("int main(void) { return 0; }\n", encoding="utf-8")
+        toolchain.compile(folder / "empty.c", folder / "empty.o")
+        toolchain.link_executable([folder / "empty.o", *objects], folder / "empty")
+        toolchain.link_shared(objects, folder / "empty.so", exports=["sparrow_*"])
     build_plugin(find_qemu())
 
 

@@ -44,7 +44,8 @@ def verification_inputs(
     Raises:
         SparrowError: The data set cannot be loaded, or its images do not fit the network.
     """
-    shape = tuple(bundle.manifest["inputs"][0]["shape"][1:])
+    batch, *image = bundle.manifest["inputs"][0]["shape"]
+    shape = tuple(image) if batch == 1 else (batch, *image)
     data = data or bundle.manifest["metadata"].get("sparrow.data")
     if data is None:
         log.info("the network names no data set: verifying on random numbers (choose images with --data)")

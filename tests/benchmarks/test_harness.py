@@ -268,3 +268,19 @@ def test_unwritable_result_is_explained(tmp_path: Path) -> None:
         harness.write_result(
             harness.BenchResult("n", 1, (), {}, 0, 0, harness.Environment(*"12345")), tmp_path / "result.json"
         )
+
+
+def test_reference_runs_a_network_that_onnx_runtime_refuses_to_optimize(tmp_path: Path) -> None:
+    """An int8 grid before a Slice at opset 21: valid, and broken by ONNX Runtime 1.32's own rewriting."""
+    from ..deploy.networks import residual_network
+
+    onnx.save(residual_network(), tmp_path / MODEL)
+    bundle = Bundle(tmp_path, {"inputs": [{"name": "input", "shape": [1, 3, 16, 16], "dtype": "float32"}]})
+    assert harness.run_reference(bundle, np.zeros((2, 3, 16, 16), np.float32)).shape == (2, 10)
+
+
+def test_a_network_that_onnx_runtime_cannot_open_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / MODEL).write_bytes(b"no network")
+    bundle = Bundle(tmp_path, {"inputs": [{"name": "input", "shape": [1, 3], "dtype": "float32"}]})
+    with pytest.raises(SparrowError, match="ONNX Runtime cannot open"):
+        harness.run_reference(bundle, np.zeros((1, 3), np.float32))
