@@ -17,7 +17,7 @@ def namespace_packages() -> dict[str, str]:
 
 def non_python_files() -> dict[str, list[str]]:
     """List the C sources and data files that have to travel inside the wheel."""
-    suffixes = {".c", ".h", ".S", ".yaml", ".json", ".html", ".css"}
+    suffixes = {".c", ".h", ".inc", ".css"}
     return {
         f"sparrow.{top}": [str(path.relative_to(top)) for path in Path(top).rglob("*") if path.suffix in suffixes]
         for top in TOP_LEVEL
@@ -51,6 +51,8 @@ setup(
         "torch>=2.8,<2.14",  # training; torch.onnx.ops.symbolic appears in 2.8
         "ziglang>=0.14,<0.18",  # clang and musl for every target in one wheel: the cross compiler
     ],
-    extras_require={"dev": ["hypothesis>=6", "mypy>=1.13", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8"]},
+    extras_require={
+        "dev": ["hypothesis>=6", "mypy>=1.13", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8", "setuptools>=70"],
+    },
     entry_points={"console_scripts": ["sparrow = sparrow.deploy.cli:main"]},
 )

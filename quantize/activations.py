@@ -61,7 +61,7 @@ class _FakeQuantize(torch.autograd.Function):
         return (x / scale).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
         # The derivative of clamping, in one pass over memory.
@@ -177,13 +177,8 @@ class _Placement:
         tails = {self._before_add(layer): layer for layer in self.layers}
         adds: dict[Node, Node] = {}
         for node in self.nodes:
-            operands = node.args[:2]
-            if (
-                _kind(self.graph, node) in _ADDS
-                and len(set(operands)) == 2
-                and all(isinstance(operand, Node) for operand in operands)
-                and not node.kwargs
-            ):
+            operands = [operand for operand in node.args if isinstance(operand, Node)]
+            if _kind(self.graph, node) in _ADDS and len(set(operands)) == len(node.args) == 2 and not node.kwargs:
                 layer = next((tails[o] for o in operands if o in tails and len(o.users) == 1), None)
                 if layer is not None:
                     adds[node] = layer
@@ -236,7 +231,9 @@ def insert_grids(graph: GraphModule, quantized_layers: set[str]) -> None:
         graph.add_submodule(name, ActivationGrid())
         with graph.graph.inserting_after(node):
             grid = graph.graph.call_module(name, (node,))
-        node.replace_all_uses_with(grid, lambda user, grid=grid: user is not grid and user.op != "output")
+        for user in list(node.users):
+            if user is not grid and user.op != "output":
+                user.replace_input_with(node, grid)
     graph.recompile()
 
 

@@ -136,8 +136,8 @@ def quantize_(model: nn.Module, config: QuantizeConfig) -> GraphModule:
     if config.activation_bits is not None:
         insert_grids(graph, set(layers))
     for name, sharing in sharings.items():
-        parametrize.register_parametrization(layers[name], "weight", sharing.train(layers[name].training), unsafe=True)
-    return graph
+        parametrize.register_parametrization(layers[name], "weight", sharing, unsafe=True)
+    return graph.train(graph.training)  # the new modules too
 
 
 def calibrate(model: nn.Module, batches: Iterable[Tensor], config: QuantizeConfig) -> None:
@@ -159,7 +159,7 @@ def quantized_layers(model: nn.Module) -> dict[str, tuple[nn.Module, Sharing]]:
     found: dict[str, tuple[nn.Module, Sharing]] = {}
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            sharing = module.parametrizations["weight"][0]  # type: ignore[index]
+            sharing = module.parametrizations["weight"][0]
             if isinstance(sharing, MixtureSharing | UniformSharing):
                 found[name] = (module, sharing)
     return found
@@ -271,7 +271,7 @@ def layer_report(model: nn.Module) -> list[LayerReport]:
         else:
             hard, kind, bits, loss = module.weight.detach(), "float", 32, 0.0
         zeros = float((hard == 0).float().mean())
-        report.append(LayerReport(name, tuple(hard.shape), kind, bits, len(hard.unique()), zeros, loss))
+        report.append(LayerReport(name, tuple(hard.shape), kind, bits, int(torch.unique(hard).numel()), zeros, loss))
     return report
 
 

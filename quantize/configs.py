@@ -56,7 +56,10 @@ class QuantizeConfig:
         for key in content:
             if key not in known:
                 raise SparrowError(f"a {cls.method} configuration has no key {key!r}", expected=near_names(key, known))
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
+        return cls(**values)
 
     def _check(self, name: str, valid: bool, expected: str) -> None:
         if not valid:

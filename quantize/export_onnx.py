@@ -29,12 +29,15 @@ from torch import Tensor, nn
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_file
 from sparrow.quantize.activations import ActivationGrid, grids
-from sparrow.quantize.api import original_weight, quantized_layers
+from sparrow.quantize.api import Sharing, original_weight, quantized_layers
 from sparrow.quantize.dgms import MixtureSharing
 
 # UINT4 came with opset 21, UINT2 with opset 25. The operators in use differ between the two in further types only.
 _OPSET, _OPSET_UINT2 = 21, 25
 _IR_VERSION_UINT2 = 13
+
+# A grid's DequantizeLinear has a zero point, a weight's has none.
+_GRID_INPUTS = 3
 
 # What ONNX Runtime moves pairs of QuantizeLinear and DequantizeLinear across.
 _MOVEMENTS = {"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
@@ -65,7 +68,7 @@ def export_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path, meta
             next_step="call sparrow.quantize.api.calibrate with a few hundred images first",
         )
     proto = _export_graph(_with_placeholders(model), input_shape)
-    stored = {name: _StoredWeight(name, layer) for name, (layer, _) in quantized_layers(model).items()}
+    stored = {name: _StoredWeight(name, *layer) for name, layer in quantized_layers(model).items()}
     _store_weights(proto, stored)
     _repeat_grids(proto)
     _strip(proto)
@@ -94,6 +97,9 @@ class _PlaceholderWeight(nn.Module):
 class _ExportedGrid(nn.Module):
     """An activation grid as the two ONNX operators that it stands for."""
 
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, grid: ActivationGrid) -> None:
         super().__init__()
         self.register_buffer("scale", grid.scale)
@@ -114,7 +120,7 @@ def _with_placeholders(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model).eval()
     for layer, _ in quantized_layers(model).values():
         # Not remove_parametrizations: it takes the weight off the class, which the copy shares with the original.
-        layer.parametrizations["weight"][0] = _PlaceholderWeight()  # type: ignore[index]
+        layer.parametrizations["weight"][0] = _PlaceholderWeight()  # type: ignore[index, assignment]
     for name, grid in grids(model).items():
         model.set_submodule(name, _ExportedGrid(grid))
     return model
@@ -163,9 +169,9 @@ def _export_graph(model: nn.Module, input_shape: tuple[int, ...]) -> ModelProto:
 class _StoredWeight:
     """The nodes and initializers that a layer's weight becomes."""
 
-    def __init__(self, name: str, layer: nn.Module) -> None:
+    def __init__(self, name: str, layer: nn.Module, sharing: Sharing) -> None:
         self.name = f"{name}.weight"
-        self.sharing = layer.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+        self.sharing = sharing
         self.weight = original_weight(layer)
 
     @property
@@ -250,7 +256,7 @@ def _repeat_grids(proto: ModelProto) -> None:
     nodes: list[NodeProto] = []
     for node in graph.node:
         nodes.append(node)
-        if node.op_type == "DequantizeLinear":
+        if node.op_type == "DequantizeLinear" and len(node.input) == _GRID_INPUTS:
             dequantizers[node.output[0]] = node
         elif node.op_type in _MOVEMENTS and (source := dequantizers.get(node.input[0])) is not None:
             output, parameters = node.output[0], source.input[1:]

@@ -23,12 +23,11 @@ class UniformSharing(nn.Module):
             weight: ``[out_channels, ...]``.
 
         Returns:
-            int8 values in -127 to 127 of the weight's shape, and the scales ``[out_channels]``: max|w| / 127, or 1 for
-            a channel of zeros.
+            int8 values in -127 to 127 of the weight's shape, and the scales ``[out_channels]`` of
+            :func:`int8_scale`.
         """
         weight = weight.detach()
-        largest = weight.flatten(1).abs().amax(dim=1)
-        scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+        scale = int8_scale(weight.flatten(1).abs().amax(dim=1))
         return torch.round(weight / _by_channel(scale, weight)).to(torch.int8), scale
 
     def hard_weight(self, weight: Tensor) -> Tensor:
@@ -41,6 +40,20 @@ class UniformSharing(nn.Module):
         weight = weight.detach()
         norm = weight.norm()
         return float((self.hard_weight(weight) - weight).norm() / norm) if norm > 0 else 0.0
+
+
+def int8_scale(largest: Tensor) -> Tensor:
+    """Choose the scale that puts a magnitude on 127.
+
+    Args:
+        largest: Magnitudes, at least zero.
+
+    Returns:
+        largest / 127; or 1, at which all rounds to zero, where that is no normal number: weight decay drives the
+        weights of a dead channel so low, and a denormal scale is too coarse to keep 127 in int8.
+    """
+    scale = largest / 127
+    return torch.where(scale >= torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
 
 
 def _by_channel(scale: Tensor, weight: Tensor) -> Tensor:

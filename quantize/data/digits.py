@@ -13,8 +13,8 @@ def load() -> ImageData:
     Returns:
         1,437 training and 360 test images of bytes from 0 to 16.
     """
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     bundle = load_digits()
     images = bundle.images.astype(np.uint8)[:, None]

@@ -57,7 +57,8 @@ def _best_partition(ordered: Floats, clusters: int) -> Floats:
     for choice in reversed(choices):
         ends.append(int(choice[ends[-1]]))
     bounds = np.array([0, *reversed(ends)])
-    return np.diff(sums[bounds]) / np.diff(edges[bounds])
+    centers: Floats = np.diff(sums[bounds]) / np.diff(edges[bounds])
+    return centers
 
 
 def kmeans_with_zero(values: NDArray[np.floating], clusters: int) -> tuple[Floats, NDArray[np.int64]]:
@@ -73,7 +74,8 @@ def kmeans_with_zero(values: NDArray[np.floating], clusters: int) -> tuple[Float
     """
     ordered = np.sort(values.reshape(-1).astype(np.float64))
     prefix = np.concatenate([[0.0], np.cumsum(ordered)])
-    centers = _best_partition(ordered, clusters)
+    # Where values repeat, a cut between equals costs nothing; two zero centers would split the zeros' share.
+    centers = np.unique(_best_partition(ordered, clusters))
     if len(centers) < clusters and not np.any(centers == 0.0):
         centers = np.sort(np.append(centers, 0.0))
     centers[np.abs(centers).argmin()] = 0.0

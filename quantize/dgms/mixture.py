@@ -36,8 +36,9 @@ def _scaled_distances(weight: Tensor, means: Tensor, inverse_deviations: Tensor)
 
 def _softmax_(logits: Tensor) -> Tensor:
     """Turn ``[K, n]`` logits into probabilities, in place."""
-    logits.sub_(logits.amax(dim=0))
-    torch.nn.functional.threshold_(logits, _NEGLIGIBLE, -math.inf).exp_()
+    # Clamped first and zeroed afterwards: the exponential of minus infinity is twenty times slower than any other.
+    logits.sub_(logits.amax(dim=0)).clamp_min_(_NEGLIGIBLE - 1).exp_()
+    torch.threshold_(logits, math.exp(_NEGLIGIBLE), 0.0)
     return logits.div_(logits.sum(dim=0))
 
 
@@ -112,7 +113,7 @@ class _SoftWeight(torch.autograd.Function):
         return soft.reshape(weight.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, ...]:
         weight, means, log_scales, inverse_deviations, inverse_temperature = ctx.saved_tensors  # type: ignore[attr-defined]
         flat, flat_gradient = weight.reshape(-1), gradient.reshape(-1)

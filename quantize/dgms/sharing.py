@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sparrow.quantize.dgms.init import start_mixture
 from sparrow.quantize.dgms.mixture import hard_index, soft_weight
+from sparrow.quantize.uniform import int8_scale
 
 # Training may carry a parameter through zero; its magnitude is used and kept this far away from it.
 _SMALLEST = 1e-6
@@ -78,8 +79,7 @@ class MixtureSharing(nn.Module):
     def int8_codebook(self) -> tuple[Tensor, Tensor]:
         """Return the codebook on its int8 grid: int8 values ``[K]``, entry 0 zero, and the scale ``[]``, a float."""
         codebook = self.codebook().detach()
-        largest = codebook.abs().max()
-        scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+        scale = int8_scale(codebook.abs().max())
         return torch.round(codebook / scale).to(torch.int8), scale
 
     def indices(self, weight: Tensor) -> Tensor:
