@@ -174,6 +174,7 @@ def export_checkpoint(checkpoint: Path, output: Path, *, model_name: str | None 
         metadata["sparrow.data"] = str(content["data"])
     if "quantization" in content:
         metadata["sparrow.quantization"] = str(content["quantization"])
+    log.info("exporting %s", name)
     export_onnx(model, shape, output, metadata)
     return layer_report(model)
 

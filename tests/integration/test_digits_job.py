@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -83,25 +82,27 @@ def test_a_wrong_bundle_exits_with_3(job, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "sign"),
     [
-        ["train", "--model", "digits", "--data", "digits", "--epochs", "4000", "--threads", "1", "-o", "out/r.pt"],
-        ["quantize", "--model", "digits", "--checkpoint", "digits.pt", "--data", "digits", "--epochs", "4000",
-         "--threads", "1", "-o", "out/r.pt"],
-        ["compile", "q.onnx", "--target", "cortex-a53", "-o", "out/r"],
-        ["verify", "q", "--images", "all", "-o", "out/r.json"],
-        ["export", "q.pt", "-o", "out/r.onnx"],
+        ("train --model digits --data digits --epochs 4000 --threads 1 -o out/r.pt", "epoch 2"),
+        ("quantize --model digits --checkpoint digits.pt --data digits --epochs 4000 -o out/r.pt", "epoch 2"),
+        ("compile q.onnx --target cortex-a53 -o out/r", "compile: legalize"),
+        ("verify q --images all -o out/r.json", "verify: ONNX Runtime 64/"),
+        ("bench q --repeat 100000 -o out/r.json", "bench: 1 thread"),
+        ("export q.pt -o out/r.onnx", "exporting"),
     ],
-    ids=lambda command: command[0],
-)  # fmt: skip
-def test_interruption_leaves_no_half_written_result(job, command):
+    ids=["train", "quantize", "compile", "verify", "bench", "export"],
+)
+def test_interruption_leaves_no_half_written_result(job, command, sign):
     """Ctrl-C in the middle: a resumable training keeps its .resume file, nothing else stays behind."""
     out = job / "out"
     out.mkdir()
     try:
-        process = subprocess.Popen([*SPARROW, *command], cwd=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   text=True, start_new_session=True)  # fmt: skip
-        time.sleep(9 if command[0] in ("train", "quantize") else 2)
+        process = subprocess.Popen([*SPARROW, *command.split()], cwd=job, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+        for line in process.stderr:
+            if line.startswith(sign):
+                break
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 1, stderr
