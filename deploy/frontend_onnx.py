@@ -1,8 +1,8 @@
 """Reads an ONNX file, checks it, brings it to the form that the compiler expects, and imports it into Relax.
 
-The normal form: every shape static, no sub-byte initializer, batch normalization as a multiplication and an addition
-by channel, constant padding as a concatenation. Each rewrite keeps the network's values to the last bit of float
-arithmetic; batch normalization alone is reassociated.
+The normal form: every shape static, constants folded, no sub-byte initializer, batch normalization as a multiplication
+and an addition by channel, constant padding as a concatenation. Each rewrite keeps the network's values to the last bit
+of float arithmetic; batch normalization alone is reassociated.
 """
 
 import logging
@@ -111,7 +111,7 @@ def load_onnx(path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = N
     """
     model = read_onnx(path)
     pin_input_shapes(model, input_shapes or {})
-    model = onnx.inliner.inline_local_functions(model)
+    model = fold_constants(model)
     unpack_sub_byte_initializers(model)
     refuse_non_finite_weights(model)
     split_batch_normalization(model)
@@ -214,6 +214,39 @@ def pin_input_shapes(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[in
     for value in model.graph.output:  # shapes that were written for the dynamic batch no longer hold
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
+
+
+def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute what follows from constants and static shapes, and inline functions.
+
+    Exporters write shapes as subgraphs (Shape, Gather, Concat into Reshape); a compiler needs the numbers. Of
+    onnxscript's optimizations constant folding alone is used: its fusion of batch norm would destroy codebooks.
+
+    Args:
+        model: Model whose input shapes are pinned.
+
+    Returns:
+        The simpler model; quantization operators are left as they are.
+    """
+    import onnxscript.optimizer
+
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initializers]
+    del model.graph.input[:]  # before IR version 4, initializers had to be inputs as well, which could be overridden
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        model = onnx.inliner.inline_local_functions(model)
+        onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+        onnxscript.optimizer.remove_unused_nodes(model)
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    return model
 
 
 def unpack_sub_byte_initializers(model: onnx.ModelProto) -> None:

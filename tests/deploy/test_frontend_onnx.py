@@ -123,3 +123,23 @@ def test_all_operators_that_cannot_be_lowered_are_listed_at_once(save_model):
     model = net.model(net.operator("Bernoulli", [first], "second"), (2, 3, 3), (2,))
     with pytest.raises(SparrowError, match=r"2 nodes cannot be lowered: Det \(node_first\), Bernoulli \(node_second\)"):
         import_relax(load_onnx(save_model(model)))
+
+
+def test_shapes_that_are_computed_from_shapes_become_numbers(save_model):
+    net = NetworkBuilder()
+    shape = net.operator("Shape", ["input"], "shape")
+    batch = net.operator("Gather", [shape, net.constant("zero", np.array([0]))], "batch_size")
+    target = net.operator("Concat", [batch, net.constant("rest", np.array([-1]))], "target", axis=0)
+    model = net.model(net.operator("Reshape", ["input", target], "y"), ("batch", 3, 4, 4), (None, None))
+    network = load_onnx(save_model(model))
+    assert [node.op_type for node in network.model.graph.node] == ["Reshape"]
+    assert network.outputs[0].shape == (1, 48)
+
+
+def test_folding_leaves_codebooks_and_grids_alone(save_model):
+    network = load_onnx(save_model(residual_network()))
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.model.graph.initializer}
+    assert all(np.unique(weights[f"block{index}"]).size <= 16 for index in range(1, 5))
+    operators = [node.op_type for node in network.model.graph.node]
+    assert operators.count("QuantizeLinear") == 7
+    assert operators.count("DequantizeLinear") == 9  # seven grids, two int8 weights
