@@ -251,6 +251,7 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def unpack_sub_byte_initializers(model: onnx.ModelProto) -> None:
     """Store 2-bit and 4-bit initializers one value a byte, in place: TVM's importer takes whole bytes only."""
+    del model.graph.value_info[:]  # inferred for the old types
     for tensor in model.graph.initializer:
         if (dtype := SUB_BYTE_TYPES.get(tensor.data_type)) is not None:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))

@@ -48,6 +48,24 @@ def test_the_bundle_classifies_like_onnx_runtime_on_every_core(job, cpu):
     assert abs(document["bundle_top1"] - document["reference_top1"]) <= 1 / 360
 
 
+@pytest.mark.parametrize(
+    ("options", "formats"),
+    [
+        ("--bits 2", ["qs8c", "cb2t", "cb2t", "cb2t", "qs8c"]),
+        ("--bits 3 --layer-8bit linear", ["cb4t", "cb4t", "cb4t", "cb4t", "qs8c"]),
+        ("--method int8", ["qs8c"] * 5),
+        ("--activations float", ["f32"] * 5),
+    ],
+)
+def test_every_precision_reaches_the_bundle(job, tmp_path, options, formats):
+    sparrow("quantize", "--model", "digits", "--checkpoint", "digits.pt", "--data", "digits", "--epochs", 0,
+            *options.split(), "-o", tmp_path / "x.pt", cwd=job)  # fmt: skip
+    sparrow("export", "x.pt", "-o", "x.onnx", cwd=tmp_path)
+    document = json.loads(sparrow("compile", "x.onnx", "--target", "armv8-a", "-o", "x", "--json", cwd=tmp_path).stdout)
+    assert [layer["weight_format"] for layer in document["layers"]] == formats
+    assert json.loads(sparrow("verify", "x", "--images", "128", "--json", cwd=tmp_path).stdout)["agreement"] >= 0.99
+
+
 def test_counts_repeat_exactly_and_dotprod_needs_fewer(job):
     def count(cpu: str) -> float:
         document = json.loads(sparrow("bench", "q", "--cpu", cpu, "--json", cwd=job).stdout)
