@@ -1,10 +1,11 @@
-"""Verifies bundles against ONNX Runtime, and counts what one inference costs.
+"""Verifies bundles against ONNX Runtime, counts what one inference costs, and predicts its cycles.
 
-Both run the bundle's own ``sparrow_run`` under QEMU. Results are dataclasses that know their JSON document; every
+All run the bundle's own ``sparrow_run`` under QEMU. Results are dataclasses that know their JSON document; every
 document names its schema and version, the version of Sparrow and of QEMU, and the CPU model.
 """
 
 import json
+import logging
 import subprocess
 import tempfile
 import time
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparrow.benchmarks.predict.blocks import check_tools
+from sparrow.benchmarks.predict.predict import Core, Prediction, load_core, predict
 from sparrow.benchmarks.runners.qemu import QemuProcess, RunResult, cpu_model, find_qemu, run
 from sparrow.deploy.bundle import Bundle, load_bundle
 from sparrow.kernels.errors import SparrowError
@@ -34,6 +37,8 @@ _FLOATS_A_PROCESS = 1 << 20
 _POLL_SECONDS = 0.02
 
 FloatArray = NDArray[np.float32]
+
+log = logging.getLogger("sparrow")
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class ThreadsResult:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What a bundle costs, counted under QEMU. It holds no times: QEMU's have nothing to do with a core's.
+    """What a bundle costs, counted under QEMU. It holds no measured times: QEMU's have nothing to do with a core's.
 
     Attributes:
         bundle: Name of the network.
@@ -140,6 +145,7 @@ class BenchResult:
         weights_bytes: Bytes of the packed weights inside the executable.
         arena_bytes: Bytes of memory for activations.
         environment: What it was got with.
+        predictions: Predicted cycles, one entry for each core that was asked for.
     """
 
     bundle: str
@@ -149,6 +155,7 @@ class BenchResult:
     weights_bytes: int
     arena_bytes: int
     environment: Environment
+    predictions: tuple[Prediction, ...] = ()
     schema: str = field(default="sparrow-benchmark", init=False)
     schema_version: int = field(default=1, init=False)
 
@@ -355,6 +362,7 @@ def bench(
     warmup: int = 1,
     repeat: int = 3,
     image: FloatArray | None = None,
+    cores: Sequence[str] = (),
     timeout: float = 600,
     on_progress: Callable[[str], None] = lambda step: None,
 ) -> BenchResult:
@@ -370,6 +378,8 @@ def bench(
         warmup: Inferences before the counted ones.
         repeat: Inferences counted.
         image: Input, float32, of any shape with as many numbers as the input; by default uniform noise of one seed.
+        cores: Cores to predict the cycles of one inference on one thread for, one more run each. Without LLVM's tools
+            a warning is logged, and the counts alone are returned.
         timeout: Seconds for each run.
         on_progress: Called with a text before each run.
 
@@ -377,8 +387,9 @@ def bench(
         Counts and sizes.
 
     Raises:
-        SparrowError: The bundle is damaged, a run failed, or the counter cannot be built.
+        SparrowError: The bundle is damaged, a run failed, a core is unknown, or the counter cannot be built.
     """
+    to_predict = [load_core(name) for name in cores]
     bundle = load_bundle(bundle_dir)
     environment = read_environment(cpu)
     if min((*threads, repeat)) < 1 or warmup < 0:
@@ -388,7 +399,13 @@ def bench(
     if image is None:
         image = np.random.default_rng(0).random(shape, dtype=np.float32)
     _check_images(bundle, image.reshape(1, -1))
-    inferences = []
+    try:
+        if to_predict:
+            check_tools()
+    except SparrowError as error:
+        log.warning("%s", error)
+        to_predict = []
+    inferences, predictions = [], []
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-") as folder:
         source, target = _files(Path(folder), 0)
         image.astype(np.float32).tofile(source)
@@ -399,6 +416,11 @@ def bench(
             result = run(bundle.runner, arguments, cpu=cpu, timeout=timeout, count=True)
             _read_outputs(bundle, result, target, 1)
             inferences.append(_summarize(number, repeat, result))
+        # Once is enough: on one thread all inferences execute the same. A warm-up fills the simulated caches.
+        arguments = ["--input", str(source), "--output", str(target), "--warmup", "1"]
+        for core in to_predict:
+            on_progress(f"prediction for {core.name}")
+            predictions.append(_predict(bundle, arguments, core, target, timeout))
     manifest = bundle.manifest
     return BenchResult(
         bundle=manifest["name"],
@@ -408,7 +430,14 @@ def bench(
         weights_bytes=manifest["weights_bytes"],
         arena_bytes=manifest["arena_bytes"],
         environment=environment,
+        predictions=tuple(predictions),
     )
+
+
+def _predict(bundle: Bundle, arguments: list[str], core: Core, output: Path, timeout: float) -> Prediction:
+    result = run(bundle.runner, arguments, cpu=core.name, timeout=timeout, caches=(core.l1, core.l2))
+    _read_outputs(bundle, result, output, 1)
+    return predict(result.counts, core)
 
 
 def write_result(result: VerifyResult | BenchResult, path: Path) -> None:

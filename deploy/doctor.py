@@ -94,6 +94,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _package("apache-tvm", "compiles graphs"),
     _toolchain,
     _program("qemu-aarch64", "runs bundles without a phone", "qemu-user", required=True),
+    _program("llvm-mca-19", "predicts cycles of a core (sparrow bench --predict)", "llvm-19", required=False),
     _program("adb", "runs bundles on Android phones", "adb", required=False),
     _program("ssh", "runs bundles on boards", "openssh-client", required=False, flag="-V"),
     _program("docker", "cross-compiles in a container", "docker.io", required=False),

@@ -15,9 +15,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from sparrow.benchmarks.runners.execution_log import LOG_ITEMS, count_instructions
 from sparrow.deploy.toolchain import source_key
@@ -67,16 +68,76 @@ class Qemu:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """Geometry of a data cache; the least recently used line of a set gives way.
+
+    Attributes:
+        bytes: Its size.
+        ways: Lines of a set.
+        line: Bytes of a line.
+    """
+
+    bytes: int
+    ways: int
+    line: int
+
+    def __post_init__(self) -> None:
+        if min(self.bytes, self.ways, self.line) < 1 or self.bytes % (self.ways * self.line):
+            raise SparrowError(f"a cache of {self.bytes} bytes in {self.ways} ways of lines of {self.line} bytes",
+                               expected="a size that is a multiple of ways times line")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExecutedBlock:
+    """A straight run of instructions that was executed in the regions.
+
+    Attributes:
+        code: Its instructions, 4 bytes each, little-endian.
+        executions: How often it was executed, one figure a thread, all regions together.
+    """
+
+    code: bytes
+    executions: tuple[int, ...]
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of one execution."""
+        return len(self.code) // 4
+
+
+@dataclass(frozen=True)
+class CacheCounts:
+    """What the simulated data caches of one thread saw in the regions, all together.
+
+    Attributes:
+        accesses: Loads and stores. QEMU splits those of 16 bytes in two.
+        bytes: Bytes loaded and stored.
+        l1_misses: Lines that the first level lacked.
+        l2_misses: Lines that the second level lacked as well.
+    """
+
+    accesses: int
+    bytes: int
+    l1_misses: int
+    l2_misses: int
+
+
+@dataclass(frozen=True)
 class InstructionCounts:
     """Instructions that a program retired, by guest thread; the main thread is the first.
 
     Attributes:
         program: Of the whole program, one figure a thread.
         regions: Of each region between ``hint #120`` and ``hint #121``, in order, one figure a thread.
+        blocks: What was executed in the regions, one entry for each sequence of bytes, ordered by them; empty
+            unless data caches were given to simulate.
+        caches: Misses, one entry a thread; empty likewise.
     """
 
     program: tuple[int, ...]
     regions: tuple[tuple[int, ...], ...]
+    blocks: tuple[ExecutedBlock, ...] = ()
+    caches: tuple[CacheCounts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,17 +259,25 @@ class QemuProcess:
         cpu: Core or architecture level, a key of ``CPU_MODELS``.
         timeout: Seconds after which it is taken to hang.
         count: Also count instructions.
+        caches: First and second level of data cache to simulate; executed blocks are recorded too. Implies ``count``.
 
     Raises:
-        SparrowError: The program is not for aarch64, or QEMU or a compiler for the counter is missing.
+        SparrowError: The program is not for aarch64, or QEMU or a compiler for the counter is missing, or blocks are
+            asked of a QEMU without plugins.
     """
 
     def __init__(
-        self, program: Path, arguments: Sequence[str] = (), *, cpu: str, timeout: float = 600, count: bool = False
-    ) -> None:
+        self, program: Path, arguments: Sequence[str] = (), *, cpu: str, timeout: float = 600, count: bool = False,
+        caches: tuple[Cache, Cache] | None = None,
+    ) -> None:  # fmt: skip
         model = cpu_model(cpu)
         _check_executable(program)
         qemu = find_qemu()
+        if caches and not qemu.plugins:
+            raise SparrowError(f"QEMU {qemu.version} was built without plugins: executed blocks cannot be recorded",
+                               expected="a QEMU with plugins, such as the one of Debian 12's qemu-user",
+                               next_step="do without predictions, or install such a QEMU")  # fmt: skip
+        count = count or caches is not None
         plugin = build_plugin(qemu) if count and qemu.plugins else None
         self._program, self._cpu, self._timeout = program, cpu, timeout
         self._scratch = tempfile.TemporaryDirectory(prefix="sparrow-qemu-")
@@ -220,7 +289,11 @@ class QemuProcess:
         if plugin is not None:
             # A comma separates the options of a plugin; two stand for one in a file's name.
             library, output = (str(path).replace(",", ",,") for path in (plugin, folder / "counts.json"))
-            command += ["-plugin", f"{library},output={output}"]
+            detail = ""
+            if caches:
+                levels = ",,".join(f"{cache.bytes}:{cache.ways}:{cache.line}" for cache in caches)
+                detail = f",blocks=1,cache={levels}"
+            command += ["-plugin", f"{library},output={output}{detail}"]
         if self._log is not None:
             command += ["-d", LOG_ITEMS, "-D", f"/dev/fd/{self._log.write_end}"]
         # QEMU reads options from the environment and hands all of it to the program, whose start-up code walks
@@ -281,7 +354,11 @@ class QemuProcess:
                                    expected="a program that ends by itself",
                                    next_step="check the free space of the folder for temporary files")  # fmt: skip
             document = json.loads(self._counts.read_text(encoding="utf-8"))
-            counts = _checked_counts(document["program"], document["regions"], document["unbalanced_marks"])
+            counts = replace(
+                _checked_counts(document["program"], document["regions"], document["unbalanced_marks"]),
+                blocks=_merged_blocks(document.get("blocks", [])),
+                caches=tuple(CacheCounts(**cache) for cache in document.get("caches", [])),
+            )
         return RunResult(code, stdout, stderr, counts)
 
     def _crash(self, number: int, stderr: str) -> SparrowError:
@@ -294,8 +371,9 @@ class QemuProcess:
 
 
 def run(
-    program: Path, arguments: Sequence[str] = (), *, cpu: str, timeout: float = 600, count: bool = False
-) -> RunResult:
+    program: Path, arguments: Sequence[str] = (), *, cpu: str, timeout: float = 600, count: bool = False,
+    caches: tuple[Cache, Cache] | None = None,
+) -> RunResult:  # fmt: skip
     """Run an aarch64 Linux program to its end.
 
     Args:
@@ -304,6 +382,7 @@ def run(
         cpu: Core or architecture level, a key of ``CPU_MODELS``.
         timeout: Seconds after which it is stopped.
         count: Also count instructions, by thread, of the program and of the regions that it marks.
+        caches: First and second level of data cache to simulate; the executed blocks of the regions are recorded too.
 
     Returns:
         Exit code, output and counts. An exit code other than 0 raises nothing.
@@ -311,7 +390,7 @@ def run(
     Raises:
         SparrowError: The program is not for aarch64, crashed or hung, or QEMU is missing.
     """
-    with QemuProcess(program, arguments, cpu=cpu, timeout=timeout, count=count) as process:
+    with QemuProcess(program, arguments, cpu=cpu, timeout=timeout, count=count, caches=caches) as process:
         while (result := process.poll()) is None:
             time.sleep(_POLL_SECONDS)
         return result
@@ -334,6 +413,16 @@ def _check_executable(program: Path) -> None:
     # QEMU would end with exit code 1 and say nothing.
     if not os.access(program, os.X_OK):
         raise SparrowError(f"{program} is not executable", next_step=f"chmod +x '{program}'")
+
+
+def _merged_blocks(blocks: list[dict[str, Any]]) -> tuple[ExecutedBlock, ...]:
+    """One block for each sequence of bytes: the same function may lie at several addresses, or be translated twice."""
+    executions: dict[bytes, tuple[int, ...]] = {}
+    for block in blocks:
+        code, counts = bytes.fromhex(block["code"]), tuple(block["executions"])
+        known = executions.get(code, (0,) * len(counts))
+        executions[code] = tuple(before + now for before, now in zip(known, counts, strict=True))
+    return tuple(ExecutedBlock(code, executions[code]) for code in sorted(executions))
 
 
 def _checked_counts(program: list[int], regions: list[list[int]], unbalanced_marks: int) -> InstructionCounts:

@@ -7,7 +7,7 @@ import click
 
 from sparrow.benchmarks.runners.qemu import CPU_MODELS
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import RUNNERS, echo_json, json_option, parse_positive_list
+from sparrow.deploy.cli.options import RUNNERS, echo_json, json_option, parse_names, parse_positive_list
 from sparrow.deploy.cli.progress import phases
 
 
@@ -18,6 +18,8 @@ from sparrow.deploy.cli.progress import phases
 @click.option("--threads", default="1", show_default=True, callback=parse_positive_list, help="Such as 1,4,8.")
 @click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Inferences that do not count.")
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Inferences that count.")
+@click.option("--predict", default="", callback=parse_names, metavar="CORES",
+              help="Also predict the cycles of one inference on one thread, such as for cortex-a53,cortex-a76.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the result to this JSON file.")
 @json_option
 @verbose_option
@@ -28,16 +30,19 @@ def command(
     threads: list[int],
     warmup: int,
     repeat: int,
+    predict: list[str],
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Count the instructions that one inference of BUNDLE retires, and its bytes.
 
-    Counts under QEMU are exact. Its wall-clock time says nothing of a phone and is not reported.
+    Counts under QEMU are exact. Its wall-clock time says nothing of a phone and is not reported. Cycles are predicted
+    from the executed instructions, a pipeline model of the core and simulated caches; they need LLVM's llvm-mca.
 
     \b
     Examples:
       sparrow bench r20/ --runner qemu --threads 1,4,8
+      sparrow bench r20/ --predict cortex-a53,cortex-a76
       sparrow bench r20/ --cpu cortex-a53 --json
     """
     from sparrow.benchmarks.harness import bench, write_result
@@ -45,7 +50,8 @@ def command(
 
     target = cpu or load_bundle(bundle).manifest["target"]
     with phases("bench") as on_progress:
-        result = bench(bundle, cpu=target, threads=threads, warmup=warmup, repeat=repeat, on_progress=on_progress)
+        result = bench(bundle, cpu=target, threads=threads, warmup=warmup, repeat=repeat, cores=predict,
+                       on_progress=on_progress)  # fmt: skip
     if output is not None:
         write_result(result, output)
     if as_json:
@@ -56,6 +62,12 @@ def command(
     for row in result.inferences:
         share = ", ".join(f"{count / 1e6:.2f}" for count in row.by_thread)
         click.echo(f"  {row.threads:>2} threads  {row.instructions / 1e6:9.3f} million  (by thread: {share})")
+    if result.predictions:
+        click.echo("  predicted cycles for one inference on one thread; predictions, not measurements")
+    for guess in result.predictions:
+        parts = f"pipeline {guess.pipeline_cycles / 1e6:.3f}, memory {guess.memory_cycles / 1e6:.3f}"
+        click.echo(f"  {guess.core.name:<12}{guess.cycles / 1e6:9.3f} Mcycles predicted  ({parts}; "
+                   f"{guess.instructions / 1e6:.3f} million instructions; {guess.core.error_text()})")  # fmt: skip
     click.echo(f"  weights {result.weights_bytes:,} bytes, scratch memory {result.arena_bytes:,} bytes")
     for name, size in result.file_bytes.items():
         click.echo(f"  {size:>12,}  {name}")

@@ -86,6 +86,11 @@ def parse_positive_list(context: click.Context, parameter: click.Parameter, valu
     return numbers
 
 
+def parse_names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    """Parse ``cortex-a53,cortex-a76``."""
+    return [name for name in map(str.strip, value.split(",")) if name]
+
+
 def echo_json(document: Any) -> None:
     """Print one JSON document to stdout."""
     click.echo(json.dumps(document, indent=2))

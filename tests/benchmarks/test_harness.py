@@ -13,6 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from sparrow.benchmarks import harness
+from sparrow.benchmarks.predict import blocks
+from sparrow.benchmarks.predict.blocks import MCA
+from sparrow.benchmarks.runners.qemu import find_qemu
 from sparrow.deploy.bundle import MODEL, RUNNER, Bundle, load_bundle, write_manifest
 from sparrow.deploy.toolchain import find_toolchain
 from sparrow.kernels.errors import SparrowError
@@ -246,6 +249,38 @@ def test_result_document_names_what_it_was_got_with_and_holds_no_time(make_bundl
     assert not any(word in json.dumps(document) for word in ("seconds", "latency", "_ms"))
     verification = harness.VerifyResult("n", 1, 1, 1, 0, 0, 0, None, None, True, "", True, result.environment)
     assert asdict(verification)["schema"] == "sparrow-verification"
+
+
+@pytest.mark.qemu
+@pytest.mark.skipif(shutil.which(MCA) is None, reason=f"{MCA} predicts cycles: apt-get install llvm-19")
+def test_predictions_name_their_core_and_repeat(make_bundle: MakeBundle) -> None:
+    if not find_qemu().plugins:
+        pytest.skip("this qemu-aarch64 was built without plugins, which record executed blocks")
+    first, second = (
+        harness.bench(make_bundle(activations=name), cpu="cortex-a53", cores=["cortex-a53", "cortex-a76"]).predictions
+        for name in ("int8", "float32")
+    )
+    assert first == second
+    assert [guess.core.name for guess in first] == ["cortex-a53", "cortex-a76"]
+    # A chain of decrements: LLVM's models say three cycles each on the in-order pipeline, one on the other.
+    assert all(2001 <= guess.instructions <= 2010 for guess in first)
+    assert [guess.pipeline_cycles for guess in first] == pytest.approx([3000, 1000], rel=0.1)
+
+
+@pytest.mark.qemu
+def test_without_llvm_the_counts_alone_are_returned(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(blocks, "MCA", "llvm-mca-that-is-not-there")
+    result = harness.bench(make_bundle(), cpu="cortex-a53", cores=["cortex-a53"])
+    assert result.predictions == () and result.inferences[0].instructions >= 2001
+    assert "cycles cannot be predicted" in caplog.text and "apt-get install llvm-19" in caplog.text
+
+
+def test_unknown_core_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(SparrowError, match="cortex-b76") as caught:
+        harness.bench(tmp_path, cpu="cortex-a53", cores=["cortex-b76"])
+    assert "did you mean 'cortex-a76'" in caught.value.expected
 
 
 @pytest.mark.parametrize("arguments", [{"threads": [0]}, {"repeat": 0}, {"warmup": -1}])

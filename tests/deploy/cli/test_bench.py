@@ -1,0 +1,48 @@
+"""What ``sparrow bench --predict`` prints, on a result made up here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sparrow.benchmarks import harness
+from sparrow.benchmarks.predict.predict import Prediction, load_core
+from sparrow.deploy.cli.bench import command
+
+
+def fake_bench(bundle: Path, *, cores: list[str], **unused: Any) -> harness.BenchResult:
+    predictions = tuple(Prediction(load_core(name), 4e6, 2e6, 5e5, 100, 10, 0.996) for name in cores)
+    return harness.BenchResult("net", 1, (), {}, 0, 0, harness.Environment(*"12345"), predictions)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(harness, "bench", fake_bench)
+    return lambda *options: CliRunner().invoke(command, ["net", "--cpu", "cortex-a53", *options])
+
+
+def test_predictions_are_labelled_and_carry_their_error(bench: Any) -> None:
+    text = bench("--predict", "cortex-a76, cortex-a55").output
+    (heading,) = [line for line in text.splitlines() if "not measurements" in line]
+    assert "one thread" in heading
+    (first, second) = [line for line in text.splitlines() if "Mcycles" in line]
+    assert "cortex-a76" in first and "2.500 Mcycles predicted" in first and "known error -23% to +2%" in first
+    assert "cortex-a55" in second and "error unknown" in second
+
+
+def test_the_document_holds_cycles_and_source(bench: Any) -> None:
+    result = bench("--predict", "cortex-a53", "--json")
+    (prediction,) = json.loads(result.stdout)["predictions"]
+    assert prediction["cycles"] == 2.5e6 and prediction["llvm_release"] == 19
+    assert prediction["core"]["known_error"] == [-0.1, 0.28] and prediction["core"]["source"]
+
+
+def test_nothing_is_predicted_unasked(bench: Any) -> None:
+    assert "predicted" not in bench().output
+
+
+def test_an_unknown_core_lists_the_nearest(bench: Any) -> None:
+    error = bench("--predict", "cortex-a67").exception
+    assert "cortex-a67" in str(error) and "did you mean 'cortex-a76'" in str(error)
