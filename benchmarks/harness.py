@@ -6,6 +6,7 @@ document names its schema and version, the version of Sparrow and of QEMU, and t
 
 import json
 import logging
+import shlex
 import subprocess
 import tempfile
 import time
@@ -434,13 +435,64 @@ def bench(
     )
 
 
+@dataclass(frozen=True)
+class ProgramResult:
+    """What a run of any aarch64 program costs.
+
+    Attributes:
+        program: Its file name.
+        by_thread: Instructions of the whole run, the main thread first.
+        regions: Instructions of each region between ``hint #120`` and ``hint #121``, all threads together; empty for a
+            program that marks none.
+        environment: What the result was got with.
+    """
+
+    program: str
+    by_thread: tuple[int, ...]
+    regions: tuple[int, ...]
+    environment: Environment
+    schema: str = field(default="sparrow-program", init=False)
+    schema_version: int = field(default=1, init=False)
+
+    @property
+    def instructions(self) -> int:
+        """Of the whole run, start-up included."""
+        return sum(self.by_thread)
+
+
+def bench_program(program: Path, arguments: Sequence[str], *, cpu: str, timeout: float = 600) -> ProgramResult:
+    """Count the instructions that any aarch64 Linux program retires, under QEMU.
+
+    Args:
+        program: Executable; statically linked, or with its libraries where QEMU looks for them.
+        arguments: Its arguments.
+        cpu: Core or architecture level to emulate.
+        timeout: Seconds after which it is stopped.
+
+    Raises:
+        SparrowError: It is missing, for another architecture, crashed, hung or failed.
+    """
+    result = run(program, arguments, cpu=cpu, timeout=timeout, count=True)
+    if result.exit_code:
+        raise SparrowError(
+            f"{program.name} exited with {result.exit_code}: {result.stderr.strip()[:300] or 'no message'}",
+            expected="exit code 0",
+            next_step=f"try it alone: qemu-aarch64 -cpu {cpu_model(cpu)} {shlex.join([str(program), *arguments])}",
+        )
+    counts = result.counts
+    if counts is None:
+        raise SparrowError(f"{program.name} left no counts", expected="a program that ends by itself")
+    regions = tuple(sum(region) for region in counts.regions)
+    return ProgramResult(program.name, counts.program, regions, read_environment(cpu))
+
+
 def _predict(bundle: Bundle, arguments: list[str], core: Core, output: Path, timeout: float) -> Prediction:
     result = run(bundle.runner, arguments, cpu=core.name, timeout=timeout, caches=(core.l1, core.l2))
     _read_outputs(bundle, result, output, 1)
     return predict(result.counts, core)
 
 
-def write_result(result: VerifyResult | BenchResult, path: Path) -> None:
+def write_result(result: VerifyResult | BenchResult | ProgramResult, path: Path) -> None:
     """Write a result as a JSON document.
 
     Raises:

@@ -319,3 +319,22 @@ def test_a_network_that_onnx_runtime_cannot_open_is_an_error(tmp_path: Path) -> 
     bundle = Bundle(tmp_path, {"inputs": [{"name": "input", "shape": [1, 3], "dtype": "float32"}]})
     with pytest.raises(SparrowError, match="ONNX Runtime cannot open"):
         harness.run_reference(bundle, np.zeros((1, 3), np.float32))
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("counting")
+def test_any_program_is_counted_whole_and_by_its_regions(runner: Path, tmp_path: Path) -> None:
+    np.ones(2 * NUMBERS, np.float32).tofile(tmp_path / "in.bin")
+    arguments = ["--input", str(tmp_path / "in.bin"), "--output", str(tmp_path / "out.bin")]
+    result = harness.bench_program(runner, arguments, cpu="cortex-a53")
+    assert len(result.regions) == 2 and all(2001 <= count <= 2010 for count in result.regions)
+    assert len(result.by_thread) == 1 and result.instructions > sum(result.regions)
+    assert harness.bench_program(runner, arguments, cpu="cortex-a53").regions == result.regions
+
+
+@pytest.mark.qemu
+def test_a_program_that_fails_is_an_error_with_its_message(runner: Path, tmp_path: Path) -> None:
+    np.full(NUMBERS, -85, np.float32).tofile(tmp_path / "in.bin")
+    arguments = ["--input", str(tmp_path / "in.bin"), "--output", str(tmp_path / "out.bin")]
+    with pytest.raises(SparrowError, match="exited with 1: sparrow_run: the network failed"):
+        harness.bench_program(runner, arguments, cpu="cortex-a53")

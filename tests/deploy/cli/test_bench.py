@@ -46,3 +46,27 @@ def test_nothing_is_predicted_unasked(bench: Any) -> None:
 def test_an_unknown_core_lists_the_nearest(bench: Any) -> None:
     error = bench("--predict", "cortex-a67").exception
     assert "cortex-a67" in str(error) and "did you mean 'cortex-a76'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "got 0 bundles"),
+        (["one", "two"], "got 2 bundles"),
+        (["--exec", "prog", "--predict", "cortex-a53"], "--predict needs a bundle"),
+    ],
+)
+def test_usage(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2 and message in result.output
+
+
+def test_arguments_after_the_dashes_reach_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(program: Path, arguments: tuple[str, ...], *, cpu: str) -> harness.ProgramResult:
+        assert (program, arguments, cpu) == (Path("prog"), ("--flag", "x"), "cortex-a53")
+        return harness.ProgramResult("prog", (3_000_000, 1_000_000), (2_500_000,), harness.Environment(*"12345"))
+
+    monkeypatch.setattr(harness, "bench_program", fake)
+    result = CliRunner().invoke(command, ["--cpu", "cortex-a53", "--exec", "prog", "--", "--flag", "x"])
+    assert result.exit_code == 0, result.output
+    assert "4.000 million" in result.output and "2.500 million" in result.output
