@@ -14,12 +14,13 @@ import numpy as np
 from sparrow.deploy.bundle import MODEL, RUNNER, Bundle, is_bundle, load_bundle, write_manifest
 from sparrow.deploy.frontend_onnx import load_onnx
 from sparrow.deploy.operators import ConvLayer
-from sparrow.deploy.target import find_target
+from sparrow.deploy.target import Target, find_target
 from sparrow.deploy.toolchain import Toolchain, find_toolchain, source_key
 from sparrow.kernels.build import INCLUDE_DIR, kernel_sources
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_folder, cache_dir
 from sparrow.kernels.formats import WeightFormat
+from sparrow.kernels.registry import select_kernel
 
 RUNTIME_DIR = INCLUDE_DIR / "runtime"
 RUNTIME_SOURCES = ("runtime.c", "thread_pool.c")
@@ -100,7 +101,7 @@ def compile_model(
                 "weights_bytes": len(program.weights),
                 "arena_bytes": program.arena_bytes,
                 "layers": [
-                    describe_layer(layer, packed)
+                    describe_layer(layer, packed, chosen_target)
                     for layer, packed in zip(state.layers, program.layer_bytes, strict=True)
                 ],
                 "steps": list(program.steps),
@@ -132,15 +133,15 @@ def runtime_objects(toolchain: Toolchain) -> list[Path]:
     return [folder / name for name in names]
 
 
-def describe_layer(layer: ConvLayer, packed_bytes: int) -> dict[str, Any]:
-    """One layer's entry of the manifest."""
+def describe_layer(layer: ConvLayer, packed_bytes: int, target: Target) -> dict[str, Any]:
+    """One layer's entry of the manifest; its kernel is the one that the target picks at load time."""
     weights, geometry = layer.weights, layer.geometry
     values = weights.values if weights.codebook is None else weights.codebook[weights.values]
     return {
         "name": layer.name,
         "input_shape": list(geometry.input_shape),
         "output_shape": list(geometry.output_shape),
-        "kernel": list(geometry.kernel),
+        "window": list(geometry.kernel),
         "stride": list(geometry.stride),
         "groups": geometry.groups,
         "weight_format": WeightFormat(weights.format).value,
@@ -152,6 +153,7 @@ def describe_layer(layer: ConvLayer, packed_bytes: int) -> dict[str, Any]:
         "activations": "int8" if layer.input_grid else "float32",
         "output": "int8" if layer.output_grid else "float32",
         "residual": layer.has_residual,
+        "kernel": select_kernel(layer.kernel_role, target.instruction_sets).symbol,
         "reason": layer.reason,
     }
 

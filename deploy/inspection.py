@@ -139,7 +139,8 @@ def _layer_table(document: dict[str, Any]) -> Table:
     for layer in document["layers"]:
         if bundle:
             shape = f"{'x'.join(map(str, layer['input_shape'][1:]))} > {'x'.join(map(str, layer['output_shape'][1:]))}"
-            size, extra = layer["packed_bytes"], [f"{layer['multiply_accumulates']:,}", layer["reason"]]
+            why = f"{layer['kernel']}: {layer['reason']}"
+            size, extra = layer["packed_bytes"], [f"{layer['multiply_accumulates']:,}", why]
         else:
             shape, size, extra = "x".join(map(str, layer["shape"])), layer["bytes"], []
         table.add_row(layer["name"], shape, layer["weight_format"], str(layer["distinct_values"]),

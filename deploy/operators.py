@@ -81,6 +81,19 @@ class ConvLayer:
         """Name of the packed function that stands for this layer in Relax."""
         return f"{EXTERN_PREFIX}{self.index}"
 
+    @property
+    def kernel_role(self) -> str:
+        """Role of its micro-kernel in kernels/csrc/conv/kernels.inc, as ``role_of`` in conv2d.c finds it."""
+        shape = self.geometry
+        one_pixel = shape.input_shape[2:] == shape.output_shape[2:] == (1, 1)
+        if shape.groups > 1 and shape.groups == shape.input_shape[1]:
+            family = "DWCONV"
+        else:
+            family = "GEMV" if one_pixel and shape.kernel == (1, 1) and shape.pad == (0, 0) else "CONV"
+        if self.input_grid is None:
+            return f"{family}_F32"
+        return f"{family}_QA8" if self.output_grid else f"{family}_QA8_F32"
+
     def descriptor(self) -> dict[str, str]:
         """Field values of ``struct spw_conv2d`` (kernels/csrc/spw.h), as C initializers."""
         shape = self.geometry

@@ -1,6 +1,7 @@
 """The micro-kernels that exist, read from the list that the C side is built from (``csrc/conv/kernels.inc``)."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def read_kernel_list(text: str) -> list[MicroKernel]:
         tile = (int(match["pixels"]), int(match["channels"])) if match and match["pixels"] else (1, 1)
         kernels.append(MicroKernel(role, name, isa, *tile))
     return kernels
+
+
+def select_kernel(role: str, instruction_sets: Sequence[str]) -> MicroKernel:
+    """Find the kernel that ``csrc/conv/dispatch.c`` picks.
+
+    Args:
+        role: What it computes, such as ``CONV_QA8``.
+        instruction_sets: What the processor has.
+
+    Returns:
+        The first of the list.
+    """
+    return next(kernel for kernel in KERNELS if kernel.role == role and kernel.isa in (*instruction_sets, "scalar"))
 
 
 KERNELS = tuple(read_kernel_list(KERNEL_LIST.read_text(encoding="utf-8")))

@@ -83,6 +83,9 @@ def test_manifest_names_each_layer_and_its_format(residual_bundle):
     assert [layer["name"] for layer in layers] == ["stem", "block1", "block2", "block3", "block4", "linear"]
     assert [layer["weight_format"] for layer in layers] == ["qs8c", *["cb4t"] * 4, "qs8c"]
     assert all(layer["reason"] for layer in layers)
+    convolution = "spw_conv_clamp_qa8t_qa8t_qs8c_8x8__neon_dotprod"
+    assert [layer["kernel"] for layer in layers[:-1]] == [convolution] * 5
+    assert layers[-1]["kernel"] == "spw_gemv_clamp_f32_qa8t_qs8c_1x8__neon_dotprod"
 
 
 @pytest.mark.parametrize("name", ["libnetwork.a", "libnetwork.so", "sparrow_run", "model.onnx", "network.h"])

@@ -76,7 +76,7 @@ enum { SPARROW_MAX_OPERANDS = 64 };
 // Calls a function that TVM compiled. Returns 0 or non-zero with the error text set.
 int sparrow_call_tvm(sparrow_tvm_function function, struct sparrow_dl_tensor *tensors, int32_t count);
 
-// FNV-style hash over 8-byte words and the remaining bytes; equal to deploy/weights.py.
+// FNV-style hash over 8-byte words and the remaining bytes; equal to checksum() in deploy/codegen_c.py.
 uint64_t sparrow_checksum(const unsigned char *data, size_t bytes);
 
 #endif
