@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -119,29 +121,27 @@ def test_missing_qemu_names_the_command_that_brings_it(residual_bundle, tmp_path
     assert code == 1 and "apt-get install qemu-user" in stderr
 
 
-@pytest.mark.tvm
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk, which takes root")
-def test_a_full_disk_leaves_nothing(network):
-    small = network / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=False).returncode:
-        pytest.skip("this container may not mount")
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A small disk of its own at ``folder``."""
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
+        pytest.skip("only root may mount a small disk, and not in every container")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.tvm
+def test_a_full_disk_leaves_nothing(network):
+    with mounted(network / "small", "size=64k") as small:
         code, stderr = sparrow("compile", "network.onnx", "--target", "armv8-a", "-o", "small/out", cwd=network)
         assert code == 1 and "error:" in stderr, stderr
         assert list(small.iterdir()) == []
-    finally:
-        subprocess.run(["umount", small], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a read-only disk, which takes root")
 def test_a_read_only_output_is_named(network):
-    frozen = network / "frozen"
-    frozen.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", frozen], check=False).returncode:
-        pytest.skip("this container may not mount")
-    try:
+    with mounted(network / "frozen", "ro,size=64k"):
         code, stderr = sparrow("compile", "network.onnx", "--target", "armv8-a", "-o", "frozen/out", cwd=network)
         assert code == 1 and "read-only" in stderr, stderr
-    finally:
-        subprocess.run(["umount", frozen], check=True)
