@@ -39,6 +39,7 @@ setup(
     package_data=non_python_files(),
     install_requires=[
         "apache-tvm>=0.27,<0.28",  # graph compiler; its Python interface changes with every release
+        "cattrs>=24",  # reads results back from JSON
         "click>=8.1",  # command line
         "numpy>=1.26",
         "onnx>=1.20",  # UINT2 initializers appear in 1.20

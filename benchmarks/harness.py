@@ -1,19 +1,14 @@
 """Verifies bundles against ONNX Runtime, counts what one inference costs, and predicts its cycles.
 
-All run the bundle's own ``sparrow_run`` under QEMU. Results are dataclasses that know their JSON document; every
-document names its schema and version, the version of Sparrow and of QEMU, and the CPU model.
+All run the bundle's own ``sparrow_run`` under QEMU; what they give is in ``results``.
 """
 
-import json
 import logging
 import shlex
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,10 +18,17 @@ from numpy.typing import NDArray
 
 from sparrow.benchmarks.predict.blocks import check_tools
 from sparrow.benchmarks.predict.predict import Core, Prediction, load_core, predict
-from sparrow.benchmarks.runners.qemu import QemuProcess, RunResult, cpu_model, find_qemu, run
+from sparrow.benchmarks.results import (
+    BenchResult,
+    Environment,
+    ProgramResult,
+    ThreadsResult,
+    VerifyResult,
+    read_environment,
+)
+from sparrow.benchmarks.runners.qemu import QemuProcess, RunResult, cpu_model, run
 from sparrow.deploy.bundle import Bundle, load_bundle
 from sparrow.kernels.errors import SparrowError
-from sparrow.kernels.files import atomic_file
 
 # Integer networks: a rounding that falls the other way moves a logit by a step of its grid, which may turn a near tie.
 MIN_AGREEMENT = 0.99
@@ -40,125 +42,6 @@ _POLL_SECONDS = 0.02
 FloatArray = NDArray[np.float32]
 
 log = logging.getLogger("sparrow")
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What a result was got with.
-
-    Attributes:
-        sparrow_version: Version of the package.
-        commit: Commit of the checkout that ran, with ``+changes`` if files differ from it; empty if there is none.
-        qemu_version: Version of ``qemu-aarch64``.
-        cpu: Core or architecture level that was asked for.
-        cpu_model: QEMU's ``-cpu`` that stands for it.
-    """
-
-    sparrow_version: str
-    commit: str
-    qemu_version: str
-    cpu: str
-    cpu_model: str
-
-
-@dataclass(frozen=True)
-class VerifyResult:
-    """How a bundle's outputs compare with ONNX Runtime's on the network that it was compiled from.
-
-    Attributes:
-        bundle: Name of the network.
-        images: Number of inputs compared.
-        agreement: Share of the images with the same top-1.
-        exactly_equal: Share of the outputs' numbers that are equal to the last bit.
-        max_abs_difference: Largest absolute difference of two outputs.
-        mean_abs_difference: Mean absolute difference.
-        max_relative_error: Largest absolute difference over the largest absolute output of the reference.
-        reference_top1: Share of the labels that ONNX Runtime finds, ``None`` without labels.
-        bundle_top1: Share of the labels that the bundle finds, ``None`` without labels.
-        integer: The network computes in integers, so that agreement decides; else the relative error does.
-        bound: The bound that decides, in words.
-        ok: The bound is kept.
-        environment: What it was got with.
-    """
-
-    bundle: str
-    images: int
-    agreement: float
-    exactly_equal: float
-    max_abs_difference: float
-    mean_abs_difference: float
-    max_relative_error: float
-    reference_top1: float | None
-    bundle_top1: float | None
-    integer: bool
-    bound: str
-    ok: bool
-    environment: Environment
-    schema: str = field(default="sparrow-verification", init=False)
-    schema_version: int = field(default=1, init=False)
-
-    def require_ok(self) -> None:
-        """Do nothing if the bound is kept.
-
-        Raises:
-            SparrowError: It is not; the exit code is 3.
-        """
-        if not self.ok:
-            raise SparrowError(
-                f"bundle {self.bundle} differs from ONNX Runtime: top-1 agrees on {self.agreement:.2%} of "
-                f"{self.images} images, largest relative error {self.max_relative_error:.2g}",
-                expected=self.bound,
-                next_step="compile it again; if it stays, report it with model.onnx and the CPU",
-                exit_code=3,
-            )
-
-
-@dataclass(frozen=True)
-class ThreadsResult:
-    """Instructions of one inference on one number of threads.
-
-    Attributes:
-        threads: Number of threads that the bundle was asked to use.
-        count: Inferences counted, after the warm-up.
-        instructions: Mean over the inferences, all threads together.
-        minimum: Of the cheapest inference.
-        maximum: Of the dearest inference; more than the minimum only where threads wait for one another.
-        by_thread: Mean for each thread that did something, the main thread first.
-    """
-
-    threads: int
-    count: int
-    instructions: float
-    minimum: int
-    maximum: int
-    by_thread: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """What a bundle costs, counted under QEMU. It holds no measured times: QEMU's have nothing to do with a core's.
-
-    Attributes:
-        bundle: Name of the network.
-        warmup: Inferences before the counted ones.
-        inferences: One entry for each number of threads.
-        file_bytes: Bytes of each file of the bundle.
-        weights_bytes: Bytes of the packed weights inside the executable.
-        arena_bytes: Bytes of memory for activations.
-        environment: What it was got with.
-        predictions: Predicted cycles, one entry for each core that was asked for.
-    """
-
-    bundle: str
-    warmup: int
-    inferences: tuple[ThreadsResult, ...]
-    file_bytes: dict[str, int]
-    weights_bytes: int
-    arena_bytes: int
-    environment: Environment
-    predictions: tuple[Prediction, ...] = ()
-    schema: str = field(default="sparrow-benchmark", init=False)
-    schema_version: int = field(default=1, init=False)
 
 
 def verify(
@@ -435,31 +318,6 @@ def bench(
     )
 
 
-@dataclass(frozen=True)
-class ProgramResult:
-    """What a run of any aarch64 program costs.
-
-    Attributes:
-        program: Its file name.
-        by_thread: Instructions of the whole run, the main thread first.
-        regions: Instructions of each region between ``hint #120`` and ``hint #121``, all threads together; empty for a
-            program that marks none.
-        environment: What the result was got with.
-    """
-
-    program: str
-    by_thread: tuple[int, ...]
-    regions: tuple[int, ...]
-    environment: Environment
-    schema: str = field(default="sparrow-program", init=False)
-    schema_version: int = field(default=1, init=False)
-
-    @property
-    def instructions(self) -> int:
-        """Of the whole run, start-up included."""
-        return sum(self.by_thread)
-
-
 def bench_program(program: Path, arguments: Sequence[str], *, cpu: str, timeout: float = 600) -> ProgramResult:
     """Count the instructions that any aarch64 Linux program retires, under QEMU.
 
@@ -492,16 +350,6 @@ def _predict(bundle: Bundle, arguments: list[str], core: Core, output: Path, tim
     return predict(result.counts, core)
 
 
-def write_result(result: VerifyResult | BenchResult | ProgramResult, path: Path) -> None:
-    """Write a result as a JSON document.
-
-    Raises:
-        SparrowError: The file cannot be written.
-    """
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-
-
 def _summarize(threads: int, repeat: int, result: RunResult) -> ThreadsResult:
     regions = result.counts.regions if result.counts else ()
     if len(regions) != repeat:
@@ -511,23 +359,6 @@ def _summarize(threads: int, repeat: int, result: RunResult) -> ThreadsResult:
     means = [sum(counts) / repeat for counts in zip(*regions, strict=True)]
     busy = tuple(mean for index, mean in enumerate(means) if index == 0 or mean > 0)
     return ThreadsResult(threads, repeat, sum(totals) / repeat, min(totals), max(totals), busy)
-
-
-def read_environment(cpu: str) -> Environment:
-    """Say what a result on this core is got with, here and now."""
-    return Environment(version("sparrow-mobile"), _commit(), find_qemu().version, cpu, cpu_model(cpu))
-
-
-def _commit() -> str:
-    """Commit of the checkout that this file belongs to; an installed package has none."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def _input_shape(bundle: Bundle) -> tuple[int, ...]:

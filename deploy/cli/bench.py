@@ -50,7 +50,8 @@ def command(
       sparrow bench r20/ --cpu cortex-a53 --json
       sparrow bench --cpu cortex-a53 --exec ./program -- --its-own arguments
     """
-    from sparrow.benchmarks.harness import bench, write_result
+    from sparrow.benchmarks.harness import bench
+    from sparrow.benchmarks.results import write_result
     from sparrow.deploy.bundle import load_bundle
 
     if program is not None:
@@ -87,7 +88,8 @@ def command(
 
 
 def _count_program(program: Path, arguments: tuple[str, ...], cpu: str, output: Path | None, as_json: bool) -> None:
-    from sparrow.benchmarks.harness import bench_program, write_result
+    from sparrow.benchmarks.harness import bench_program
+    from sparrow.benchmarks.results import write_result
 
     with phases("bench") as on_phase:
         on_phase(f"{program.name} on {cpu}")

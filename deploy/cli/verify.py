@@ -45,7 +45,8 @@ def command(
       sparrow verify r20/ --runner qemu
       sparrow verify r20/ --images all --cpu cortex-a53 --data cifar10 --data-dir ~/cifar10
     """
-    from sparrow.benchmarks.harness import verify, write_result
+    from sparrow.benchmarks.harness import verify
+    from sparrow.benchmarks.results import write_result
     from sparrow.deploy.bundle import load_bundle
     from sparrow.deploy.cli.verification_inputs import verification_inputs
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sparrow.benchmarks import harness
+from sparrow.benchmarks import harness, results
 from sparrow.benchmarks.predict import blocks
 from sparrow.benchmarks.predict.blocks import MCA
 from sparrow.benchmarks.runners.qemu import find_qemu
@@ -164,7 +164,7 @@ def test_float_network_fails_by_its_relative_error(make_bundle: MakeBundle) -> N
 def test_float_bound_is_relative_to_the_largest_output(make_bundle: MakeBundle) -> None:
     bundle = load_bundle(make_bundle(activations="float32"))
     reference = np.array([[0.0, 100.0]], np.float32)
-    environment = harness.Environment("", "", "", "", "")
+    environment = results.Environment("", "", "", "", "")
     for difference, ok in ((0.09, True), (0.11, False)):
         moved = reference + np.float32([difference, 0])
         assert harness.compare(bundle, reference, moved, None, environment).ok is ok
@@ -207,7 +207,7 @@ def test_labels_must_match_the_images(make_bundle: MakeBundle) -> None:
     outputs = np.zeros((2, 3), np.float32)
     with pytest.raises(SparrowError, match="1 labels for 2 images"):
         harness.compare(
-            load_bundle(make_bundle()), outputs, outputs, np.zeros(1, np.int64), harness.Environment(*"12345")
+            load_bundle(make_bundle()), outputs, outputs, np.zeros(1, np.int64), results.Environment(*"12345")
         )
 
 
@@ -240,14 +240,14 @@ def test_bench_counts_each_number_of_threads(make_bundle: MakeBundle) -> None:
 @pytest.mark.usefixtures("counting")
 def test_result_document_names_what_it_was_got_with_and_holds_no_time(make_bundle: MakeBundle, tmp_path: Path) -> None:
     result = harness.bench(make_bundle(), cpu="cortex-a55")
-    harness.write_result(result, tmp_path / "bench.json")
+    results.write_result(result, tmp_path / "bench.json")
     document = json.loads((tmp_path / "bench.json").read_text())
-    assert (document["schema"], document["schema_version"]) == ("sparrow-benchmark", 1)
+    assert (document["schema"], document["schema_version"]) == ("sparrow-benchmark", 2)
     environment = document["environment"]
     assert (environment["cpu"], environment["cpu_model"]) == ("cortex-a55", "cortex-a76")
     assert environment["sparrow_version"] and environment["qemu_version"]
     assert not any(word in json.dumps(document) for word in ("seconds", "latency", "_ms"))
-    verification = harness.VerifyResult("n", 1, 1, 1, 0, 0, 0, None, None, True, "", True, result.environment)
+    verification = results.VerifyResult("n", 1, 1, 1, 0, 0, 0, None, None, True, "", True, result.environment)
     assert asdict(verification)["schema"] == "sparrow-verification"
 
 
@@ -300,8 +300,8 @@ def test_two_inputs_are_refused(make_bundle: MakeBundle) -> None:
 def test_unwritable_result_is_explained(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(SparrowError, match="permission denied"):
-        harness.write_result(
-            harness.BenchResult("n", 1, (), {}, 0, 0, harness.Environment(*"12345")), tmp_path / "result.json"
+        results.write_result(
+            results.BenchResult("n", 1, (), {}, 0, 0, results.Environment(*"12345")), tmp_path / "result.json"
         )
 
 

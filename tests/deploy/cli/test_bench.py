@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sparrow.benchmarks import harness
+from sparrow.benchmarks import harness, results
 from sparrow.benchmarks.predict.predict import Prediction, load_core
 from sparrow.deploy.cli.bench import command
 
 
-def fake_bench(bundle: Path, *, cores: list[str], **unused: Any) -> harness.BenchResult:
+def fake_bench(bundle: Path, *, cores: list[str], **unused: Any) -> results.BenchResult:
     predictions = tuple(Prediction(load_core(name), 4e6, 2e6, 5e5, 100, 10, 0.996) for name in cores)
-    return harness.BenchResult("net", 1, (), {}, 0, 0, harness.Environment(*"12345"), predictions)
+    return results.BenchResult("net", 1, (), {}, 0, 0, results.Environment(*"12345"), predictions)
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def test_usage(arguments: list[str], message: str) -> None:
 
 
 def test_arguments_after_the_dashes_reach_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(program: Path, arguments: tuple[str, ...], *, cpu: str) -> harness.ProgramResult:
+    def fake(program: Path, arguments: tuple[str, ...], *, cpu: str) -> results.ProgramResult:
         assert (program, arguments, cpu) == (Path("prog"), ("--flag", "x"), "cortex-a53")
-        return harness.ProgramResult("prog", (3_000_000, 1_000_000), (2_500_000,), harness.Environment(*"12345"))
+        return results.ProgramResult("prog", (3_000_000, 1_000_000), (2_500_000,), results.Environment(*"12345"))
 
     monkeypatch.setattr(harness, "bench_program", fake)
     result = CliRunner().invoke(command, ["--cpu", "cortex-a53", "--exec", "prog", "--", "--flag", "x"])
