@@ -22,6 +22,7 @@ from sparrow.quantize.activations import calibrate_grids, insert_grids, layer_no
 from sparrow.quantize.checkpoint import load_weights
 from sparrow.quantize.configs import DgmsConfig, Int8Config, QuantizeConfig
 from sparrow.quantize.dgms import MixtureSharing
+from sparrow.quantize.sparsity import Pruner, SparsityConfig, zero_block_share
 from sparrow.quantize.uniform import UniformSharing
 
 Sharing = MixtureSharing | UniformSharing
@@ -133,6 +134,8 @@ def quantize_(model: nn.Module, config: QuantizeConfig) -> GraphModule:
     for name, layer in layers.items():
         _check_finite(name, layer.get_parameter("weight"))
     sharings = quantizer.share(config, layers)
+    for name in _prunable(config.sparsity, layers, sharings) if config.sparsity else ():
+        sharings[name].make_prunable(layers[name].get_parameter("weight").detach())
     if config.activation_bits is not None:
         insert_grids(graph, set(layers))
     for name, sharing in sharings.items():
@@ -163,6 +166,27 @@ def quantized_layers(model: nn.Module) -> dict[str, tuple[nn.Module, Sharing]]:
             if isinstance(sharing, MixtureSharing | UniformSharing):
                 found[name] = (module, sharing)
     return found
+
+
+def make_pruner(model: nn.Module, config: QuantizeConfig, total_steps: int) -> Pruner | None:
+    """Make what prunes a quantized network as its configuration says.
+
+    Args:
+        model: What :func:`quantize_` returned.
+        config: The configuration that the network was quantized with.
+        total_steps: Steps of its training; 0 if there is none.
+
+    Returns:
+        The pruner, or ``None`` if the configuration prunes nothing.
+    """
+    if config.sparsity is None:
+        return None
+    layers = {
+        name: (original_weight(layer), sharing)
+        for name, (layer, sharing) in quantized_layers(model).items()
+        if sharing.mask is not None
+    }
+    return Pruner(layers, config.sparsity, total_steps)
 
 
 def original_weight(layer: nn.Module) -> Tensor:
@@ -243,6 +267,7 @@ class LayerReport:
         bits: Bits of one stored weight.
         distinct_values: How many different values the weight has.
         zeros: Share of weights that are exactly zero, 0 to 1.
+        zero_blocks: Share of the blocks of 4 x 4 channels that are zero as a whole, which kernels skip.
         grid_loss: Relative error, in the Euclidean norm, of putting the codebook (``codebook``) or the weight
             (``int8``) on its int8 grid.
     """
@@ -253,6 +278,7 @@ class LayerReport:
     bits: int
     distinct_values: int
     zeros: float
+    zero_blocks: float
     grid_loss: float
 
 
@@ -271,8 +297,28 @@ def layer_report(model: nn.Module) -> list[LayerReport]:
         else:
             hard, kind, bits, loss = module.weight.detach(), "float", 32, 0.0
         zeros = float((hard == 0).float().mean())
-        report.append(LayerReport(name, tuple(hard.shape), kind, bits, int(torch.unique(hard).numel()), zeros, loss))
+        distinct, blocks = int(torch.unique(hard).numel()), zero_block_share(hard)
+        report.append(LayerReport(name, tuple(hard.shape), kind, bits, distinct, zeros, blocks, loss))
     return report
+
+
+def _prunable(config: SparsityConfig, layers: Mapping[str, nn.Module], sharings: Mapping[str, Sharing]) -> list[str]:
+    """Names of the layers that are pruned."""
+    names = list(layers)
+    if config.layers_dense is None:
+        dense = {*names[:1], *names[-1:]}
+    else:
+        dense = _matching("layers_dense", config.layers_dense, layers)
+    chosen = [name for name in names if name not in dense and getattr(layers[name], "groups", 1) == 1]
+    if not chosen:
+        raise SparrowError("there is no layer to prune", expected="a layer that is neither grouped nor kept dense",
+                           next_step="name fewer layers that stay dense")  # fmt: skip
+    for name in chosen:
+        if config.criterion == "zero-component" and not isinstance(sharings[name], MixtureSharing):
+            raise SparrowError(f"{name} has no mixture whose zero component could decide what is pruned",
+                               expected="dgms weights in every pruned layer",
+                               next_step=f"keep {name} dense, or choose the criterion magnitude")  # fmt: skip
+    return chosen
 
 
 def _is_depthwise(layer: nn.Module) -> bool:

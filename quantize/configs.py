@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.quantize.activations import CALIBRATION_METHODS
+from sparrow.quantize.sparsity.config import SparsityConfig
 
 Config = TypeVar("Config", bound="QuantizeConfig")
 
@@ -22,6 +23,7 @@ class QuantizeConfig:
         activation_bits: 8 for int8 activations, ``None`` for float ones.
         calibration: How the activations' ranges are chosen: ``min-max``, ``percentile`` or ``mse``.
         percentile: Percent of an activation's values that its range holds, for ``percentile``.
+        sparsity: How the network is pruned, ``None`` for not at all.
 
     Raises:
         SparrowError: A value is out of range or of another type.
@@ -34,12 +36,14 @@ class QuantizeConfig:
     activation_bits: int | None = 8
     calibration: str = "percentile"
     percentile: float = 99.99
+    sparsity: SparsityConfig | None = None
 
     def __post_init__(self) -> None:
         self._check_patterns("layers_float")
         self._check("activation_bits", self.activation_bits in (8, None), "8, or none for float activations")
         self._check("calibration", self.calibration in CALIBRATION_METHODS, ", ".join(CALIBRATION_METHODS))
         self._check("percentile", _is_number(self.percentile) and 50 < self.percentile <= 100, "above 50, at most 100")
+        self._check("sparsity", isinstance(self.sparsity, SparsityConfig | None), "a sparsity configuration, or none")
 
     def to_json(self) -> str:
         """Write the configuration as one JSON object with its method and version."""
@@ -59,6 +63,8 @@ class QuantizeConfig:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
         }
+        if isinstance(content.get("sparsity"), dict):
+            values["sparsity"] = SparsityConfig.from_dict(content["sparsity"])
         return cls(**values)
 
     def _check(self, name: str, valid: bool, expected: str) -> None:

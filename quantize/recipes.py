@@ -21,13 +21,15 @@ from sparrow.quantize.api import (
     is_quantized_checkpoint,
     layer_report,
     load_quantized,
+    make_pruner,
     quantization_state,
     quantize_,
     weight_parameter_groups,
 )
 from sparrow.quantize.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sparrow.quantize.configs import QuantizeConfig
-from sparrow.quantize.data import ImageData
+from sparrow.quantize.data import ImageData, steps_per_epoch
+from sparrow.quantize.distill import DistillConfig, describe_teacher, distillation_loss
 from sparrow.quantize.export_onnx import export_onnx
 from sparrow.quantize.train import EpochRecord, TrainConfig, check_fits, evaluate, resume_path, train
 
@@ -103,6 +105,8 @@ def quantize_network(
     train_config: TrainConfig | None,
     output: Path,
     *,
+    teacher: tuple[str, Path] | None = None,
+    distill_config: DistillConfig | None = None,
     seed: int = 0,
     calibration_images: int = 1024,
     restart: bool = False,
@@ -116,6 +120,8 @@ def quantize_network(
         quantize_config: Method and bits.
         train_config: How to fine-tune; None quantizes without training.
         output: Checkpoint to write; an interrupted run is continued from the file beside it.
+        teacher: Model name and checkpoint of a float network to learn from while fine-tuning.
+        distill_config: How much to listen to it.
         seed: Seed of the choice of calibration images.
         calibration_images: Training images that choose the activations' ranges.
         restart: Whether an interrupted run is thrown away.
@@ -133,6 +139,10 @@ def quantize_network(
     start = evaluate(model, data)
     log.info("float network: %.2f %% of the test images", start)
     quantized = quantize_(model, quantize_config)
+    total_steps = train_config.epochs * steps_per_epoch(data, train_config.batch_size) if train_config else 0
+    pruner = make_pruner(quantized, quantize_config, total_steps)
+    if pruner is not None:
+        pruner.step(0)
     calibrate(quantized.eval(), calibration_batches(data, calibration_images, seed), quantize_config)
     calibrated = evaluate(quantized, data)
     log.info("quantized, not fine-tuned: %.2f %%", calibrated)
@@ -140,7 +150,17 @@ def quantize_network(
     resumed = False
     if train_config is not None:
         groups = weight_parameter_groups(quantized, train_config.learning_rate)
-        result = train(quantized, data, train_config, checkpoint_path=output, parameters=groups, restart=restart)
+        options: dict[str, Any] = {}
+        job = {"quantization": quantize_config.to_json()}
+        if teacher is not None:
+            teacher_model = _float_model(teacher[0], data, teacher[1], seed)
+            distill_config = distill_config or DistillConfig()
+            options["loss_function"] = distillation_loss(teacher_model, distill_config)
+            job["teacher"] = describe_teacher(teacher_model, distill_config)
+        if pruner is not None:
+            options["on_step"] = pruner.step
+        result = train(quantized, data, train_config, checkpoint_path=output, parameters=groups, restart=restart,
+                       job=job, **options)  # fmt: skip
         history, resumed = result.history, result.resumed
     accuracy = history[-1].test_accuracy if history else calibrated
     state = quantization_state(quantized, quantize_config)

@@ -28,6 +28,7 @@ from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.quantize.checkpoint import load_checkpoint, save_checkpoint
 from sparrow.quantize.data import ImageData, batches, steps_per_epoch, training_batches
 from sparrow.quantize.data.images import Split
+from sparrow.quantize.distill import LossFunction
 
 RESUME_FORMAT = "sparrow-resume-1"
 SAVE_SECONDS = 60.0  # a kill costs at most this much work
@@ -121,7 +122,7 @@ class EpochRecord:
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        loss: Mean cross-entropy over the training images.
+        loss: Mean loss over the training images.
         train_accuracy: Top-1 percent on them, as they passed.
         test_accuracy: Top-1 percent on the test images, after the epoch.
         seconds: Time it took, test included.
@@ -185,11 +186,13 @@ def train(
     *,
     checkpoint_path: Path,
     parameters: Sequence[Mapping[str, Any]] | None = None,
+    loss_function: LossFunction = lambda images, logits, labels: nn.functional.cross_entropy(logits, labels),
     on_step: Callable[[int], None] | None = None,
+    job: Mapping[str, str] | None = None,
     restart: bool = False,
     progress: bool = True,
 ) -> TrainResult:
-    """Train a network in place with cross-entropy, SGD and a one-cycle learning rate.
+    """Train a network in place with SGD and a one-cycle learning rate.
 
     The state is written to ``resume_path(checkpoint_path)`` at the start, every minute and after each epoch. The same
     call after a kill or Ctrl-C, with a model that starts from the same weights, goes on there and ends with the same
@@ -203,7 +206,9 @@ def train(
         checkpoint_path: Where the caller will put the result; its folder must exist.
         parameters: Parameter groups as ``torch.optim.SGD`` takes them; ``lr`` is a group's own peak learning rate. By
             default all parameters are one group.
-        on_step: Called with the number of steps done after each step.
+        loss_function: Loss of a batch from its images, the network's logits and the labels; cross-entropy by default.
+        on_step: Called with the number of steps done after each step; it may change buffers of the network.
+        job: What else has to be equal for the training to be resumed, by name, such as what ``loss_function`` does.
         restart: Whether an unfinished training is thrown away.
         progress: Whether progress is shown on stderr.
 
@@ -221,7 +226,8 @@ def train(
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
     position = _Position()
-    state = _ResumeFile(resume_path(checkpoint_path), model, optimizer, _describe_job(model, data, config, optimizer))
+    whole_job = _describe_job(model, data, config, optimizer) | dict(job or {})
+    state = _ResumeFile(resume_path(checkpoint_path), model, optimizer, whole_job)
     steps = steps_per_epoch(data, config.batch_size)
     total_steps = steps * config.epochs
     with torch.random.fork_rng(devices=[]), _torch_threads(config.threads), _Display(total_steps, progress) as display:
@@ -244,8 +250,9 @@ def train(
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * factor
                 optimizer.zero_grad(set_to_none=True)
-                logits, targets = model(_to_tensor(images)), torch.from_numpy(labels)
-                loss = nn.functional.cross_entropy(logits, targets)
+                inputs, targets = _to_tensor(images), torch.from_numpy(labels)
+                logits = model(inputs)
+                loss = loss_function(inputs, logits, targets)
                 if not math.isfinite(loss.item()):
                     raise _diverged(f"the loss became {loss.item()}", position, state.path)
                 loss.backward()  # type: ignore[no-untyped-call]

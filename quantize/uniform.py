@@ -1,10 +1,12 @@
 """Symmetric int8 weights with one scale for each output channel, as a parametrization."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from sparrow.quantize.sparsity.masking import Masking
 
 
-class UniformSharing(nn.Module):
+class UniformSharing(Masking):
     """Rounds a weight to int8, one scale an output channel, for ``register_parametrization``.
 
     The layer computes with the rounded weight in training too; the gradient passes the rounding unchanged
@@ -26,7 +28,7 @@ class UniformSharing(nn.Module):
             int8 values in -127 to 127 of the weight's shape, and the scales ``[out_channels]`` of
             :func:`int8_scale`.
         """
-        weight = weight.detach()
+        weight = self._prune(weight.detach())
         scale = int8_scale(weight.flatten(1).abs().amax(dim=1))
         return torch.round(weight / _by_channel(scale, weight)).to(torch.int8), scale
 

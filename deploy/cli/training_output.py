@@ -20,6 +20,8 @@ def print_training(report: TrainingReport, output: Path) -> None:
     if shared:
         weights = sum(math.prod(layer.shape) for layer in shared)
         zeros = sum(layer.zeros * math.prod(layer.shape) for layer in shared)
+        blocks = sum(layer.zero_blocks * math.prod(layer.shape) for layer in shared) / weights
         worst = max(shared, key=lambda layer: layer.grid_loss)
-        click.echo(f"  shared weights   {weights:,} in {len(shared)} layers, {zeros / weights:.1%} of them zero")
+        click.echo(f"  shared weights   {weights:,} in {len(shared)} layers, {zeros / weights:.1%} of them zero, "
+                   f"{blocks:.1%} in blocks of 4x4 channels that are zero as a whole")  # fmt: skip
         click.echo(f"  int8 codebooks   move the weights by {worst.grid_loss:.2%} at most ({worst.name})")

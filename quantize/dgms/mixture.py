@@ -82,6 +82,30 @@ def hard_index(weight: Tensor, means: Tensor, log_scales: Tensor, inverse_deviat
     return index.reshape(weight.shape)
 
 
+def log_responsibility(
+    weight: Tensor, component: int, means: Tensor, log_scales: Tensor, inverse_deviations: Tensor
+) -> Tensor:
+    """Compute the logarithm of one component's responsibility for each weight; it does not underflow.
+
+    Args:
+        weight: Any shape.
+        component: Number of the component.
+        means: ``[K]``, μ.
+        log_scales: ``[K]``, log π - log σ.
+        inverse_deviations: ``[K]``, 1/σ.
+
+    Returns:
+        At most zero, of the weight's shape.
+    """
+    flat = weight.detach().reshape(-1)
+    result = torch.empty_like(flat)
+    for start in range(0, flat.numel(), CHUNK):
+        part = flat[start : start + CHUNK]
+        logits = _scaled_distances(part, means, inverse_deviations).square_().mul_(-0.5).add_(log_scales[:, None])
+        result[start : start + CHUNK] = logits[component] - logits.logsumexp(dim=0)
+    return result.reshape(weight.shape)
+
+
 class _SoftWeight(torch.autograd.Function):
     """The soft weight with a backward pass written out; see ``soft_weight`` for the arguments.
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sparrow.quantize.dgms.init import start_mixture
-from sparrow.quantize.dgms.mixture import hard_index, soft_weight
+from sparrow.quantize.dgms.mixture import hard_index, log_responsibility, soft_weight
+from sparrow.quantize.sparsity.masking import Masking
 from sparrow.quantize.uniform import int8_scale
 
 # Training may carry a parameter through zero; its magnitude is used and kept this far away from it.
@@ -14,7 +15,7 @@ _SMALLEST = 1e-6
 _SMALLEST_TEMPERATURE = 1e-4
 
 
-class MixtureSharing(nn.Module):
+class MixtureSharing(Masking):
     """Weight sharing by a Gaussian mixture, for ``torch.nn.utils.parametrize.register_parametrization``.
 
     In training mode the layer computes with the soft weight, through which the loss trains the weights and the
@@ -60,9 +61,10 @@ class MixtureSharing(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight that the layer computes with, of the same shape and type."""
         if self.training:
-            return soft_weight(weight, *self._mixture(), 1 / self.temperature.abs().clamp_min(_SMALLEST_TEMPERATURE))
+            inverse_temperature = 1 / self.temperature.abs().clamp_min(_SMALLEST_TEMPERATURE)
+            return self._prune(soft_weight(weight, *self._mixture(), inverse_temperature))
         # Evaluation runs many batches on one weight: choose components again only after something has changed.
-        versions = tuple((p.data_ptr(), p._version) for p in (weight, *self.parameters()))
+        versions = tuple((p.data_ptr(), p._version) for p in (weight, *self.parameters(), *self.buffers()))
         if self._cached_weight is None or versions != self._cached_versions:
             self._cached_weight, self._cached_versions = self.hard_weight(weight), versions
         return self._cached_weight
@@ -85,7 +87,8 @@ class MixtureSharing(nn.Module):
     def indices(self, weight: Tensor) -> Tensor:
         """Return each weight's codebook entry, uint8, of the weight's shape."""
         with torch.no_grad():
-            return hard_index(weight, *self._mixture())
+            index = hard_index(weight, *self._mixture())
+            return index if self.mask is None else index * self.mask
 
     def hard_weight(self, weight: Tensor) -> Tensor:
         """Return the weight that is exported: codebook entries on their int8 grid, of the weight's shape."""
@@ -100,6 +103,11 @@ class MixtureSharing(nn.Module):
         error = (counts * (values * scale - codebook).square()).sum()
         norm = (counts * codebook.square()).sum()
         return float((error / norm).sqrt()) if norm > 0 else 0.0
+
+    def log_zero_responsibility(self, weight: Tensor) -> Tensor:
+        """Return the logarithm of the zero component's responsibility for each weight, of the weight's shape."""
+        with torch.no_grad():
+            return log_responsibility(weight, 0, *self._mixture())
 
     def _mixture(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the means, log π - log σ and 1/σ, ``[K]`` each."""
