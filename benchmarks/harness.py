@@ -345,7 +345,7 @@ def bench_program(program: Path, arguments: Sequence[str], *, cpu: str, timeout:
 
 
 def _predict(bundle: Bundle, arguments: list[str], core: Core, output: Path, timeout: float) -> Prediction:
-    result = run(bundle.runner, arguments, cpu=core.name, timeout=timeout, caches=(core.l1, core.l2))
+    result = run(bundle.runner, arguments, cpu=core.name, timeout=timeout, caches=[(core.l1, core.l2)])
     _read_outputs(bundle, result, output, 1)
     return predict(result.counts, core)
 

@@ -24,6 +24,7 @@ RESULTS = {
     "sparrow-verification": "sparrow.benchmarks.results:VerifyResult",
     "sparrow-benchmark": "sparrow.benchmarks.results:BenchResult",
     "sparrow-program": "sparrow.benchmarks.results:ProgramResult",
+    "sparrow-prediction": "sparrow.benchmarks.predicting:PredictionResult",
 }
 
 

@@ -1,5 +1,7 @@
-"""Predicts the cycles of a program on a named core from what it executed under QEMU.
+"""Predicts what a program costs on a named core or SoC from what it executed under QEMU.
 
-``blocks`` has LLVM's pipeline models price the executed blocks, ``cores`` holds one data file a core, with its source,
-and ``predict`` puts both and the misses of the simulated caches together.
+``blocks`` has LLVM's pipeline models price the executed blocks, and ``work`` adds the misses of the simulated caches;
+``predict`` turns both into cycles of one core, and ``octa_core`` into milliseconds on several cores of a SoC. What is
+known stands in data files: facts of each core in ``cores`` and of each SoC in ``socs``, with their source, and the
+figures that were fitted to measurements in ``calibration.json``, with their error.
 """

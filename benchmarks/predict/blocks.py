@@ -19,6 +19,8 @@ MCA, DISASSEMBLER = f"llvm-mca-{LLVM_RELEASE}", f"llvm-mc-{LLVM_RELEASE}"
 ITERATIONS = 100
 _TIMEOUT_SECONDS = 300
 _EVERY_INSTRUCTION = "-mattr=+all"
+# Pipeline model and code -> cycles: one inference's blocks are those of the next, on any number of threads.
+_simulated: dict[tuple[str, bytes], float | None] = {}
 _REGION = re.compile(r"^\[\d+\] Code Region - (\d+)\n+Iterations: +(\d+)\nInstructions: +(\d+)\nTotal Cycles: +(\d+)$",
                      re.MULTILINE)  # fmt: skip
 
@@ -37,7 +39,7 @@ def check_tools() -> None:
 
 
 def cycles_per_execution(blocks: Sequence[bytes], pipeline_model: str) -> list[float | None]:
-    """Simulate blocks on a pipeline.
+    """Simulate blocks on a pipeline, each block once in the life of this process.
 
     Args:
         blocks: Their instructions, 4 bytes each, little-endian.
@@ -51,6 +53,14 @@ def cycles_per_execution(blocks: Sequence[bytes], pipeline_model: str) -> list[f
         SparrowError: LLVM's tools are missing, or failed.
     """
     check_tools()
+    new = sorted({block for block in blocks if (pipeline_model, block) not in _simulated})
+    if new:
+        costs = _simulate(new, pipeline_model)
+        _simulated.update({(pipeline_model, block): cost for block, cost in zip(new, costs, strict=True)})
+    return [_simulated[pipeline_model, block] for block in blocks]
+
+
+def _simulate(blocks: Sequence[bytes], pipeline_model: str) -> list[float | None]:
     text = disassemble({word for block in blocks for word in _words(block)})
     lines = []
     for number, block in enumerate(blocks):

@@ -1,62 +1,54 @@
 """Predicted cycles of a program on a core: executed blocks on a pipeline model, plus what cache misses cost.
 
-cycles = factor * sum over blocks (executions * cycles of one execution)
-         + L1 misses that hit L2 * cycles of such a miss + L2 misses * cycles of such a miss
+cycles = factor * cycles of the pipeline model
+         + L1 misses that hit L2 * cycles of such a miss + L2 misses * nanoseconds of such a miss * GHz
 
-The factor and the cycles of a miss are data of the core, with their source. A prediction is no measurement, and carries
-the error that its core is known to have.
+What a miss costs and the factor are the core's fitted figures, with their source. A prediction is no measurement, and
+carries the error that its core is known to have.
 """
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from sparrow.benchmarks.predict.blocks import LLVM_RELEASE, cycles_per_execution
-from sparrow.benchmarks.runners.qemu import Cache, InstructionCounts
-from sparrow.kernels.errors import SparrowError, near_names
+from sparrow.benchmarks.predict.blocks import LLVM_RELEASE
+from sparrow.benchmarks.predict.calibration import Figures
+from sparrow.benchmarks.predict.core import Core, core_names, load_core
+from sparrow.benchmarks.predict.work import Work, program_work
+from sparrow.benchmarks.runners.qemu import InstructionCounts
+from sparrow.kernels.errors import SparrowError
 
-CORES = Path(__file__).with_name("cores")
-
-# The blocks that are simulated cover at least this share of the executed instructions; the rest, thousands of blocks
-# that run a few times, is taken to cost the same for each instruction.
-COVERAGE = 0.995
+__all__ = ["Core", "Cost", "Prediction", "core_names", "load_core", "predict", "price"]
 
 
 @dataclass(frozen=True)
-class Core:
-    """What is known of a core; one file in ``cores`` each.
+class Cost:
+    """Cycles of some work on a core.
 
     Attributes:
-        name: Its name, a key of ``runners.qemu.CPU_MODELS`` as well.
-        pipeline_model: LLVM's name of the pipeline that stands for it.
-        pipeline_factor: What the cycles of that pipeline are multiplied by.
-        l1_miss_cycles: Cycles lost by a line that the first level lacks and the second has.
-        l2_miss_cycles: Cycles lost by a line that the second level lacks.
-        l1: First level of data cache.
-        l2: Second level, as far as it belongs to one core.
-        known_error: Lowest and highest relative error that predictions were seen to have, or ``None`` if there was
-            nothing to compare with.
-        known_error_of: What they were compared with, in words.
-        source: Where the data come from.
+        pipeline: Cycles with all data in the first level of cache.
+        memory: Cycles lost by cache misses.
     """
 
-    name: str
-    pipeline_model: str
-    pipeline_factor: float
-    l1_miss_cycles: float
-    l2_miss_cycles: float
-    l1: Cache
-    l2: Cache
-    known_error: tuple[float, float] | None
-    known_error_of: str
-    source: str
+    pipeline: float
+    memory: float
 
-    def error_text(self) -> str:
-        """The known error in words."""
-        if self.known_error is None:
-            return "error unknown"
-        low, high = self.known_error
-        return f"known error {low:+.0%} to {high:+.0%}"
+    @property
+    def cycles(self) -> float:
+        """Both together."""
+        return self.pipeline + self.memory
+
+
+def price(work: Work, figures: Figures, ghz: float | None = None) -> Cost:
+    """Price work with figures; with trial figures as well as with a core's own.
+
+    Args:
+        work: What was executed, worked out for the core's pipeline model and caches.
+        figures: Figures of the core.
+        ghz: Frequency of the core; where it is not known, that of the boards that the figures were fitted on.
+    """
+    l2_miss_cycles = figures.l2_miss_nanoseconds * (figures.typical_ghz if ghz is None else ghz)
+    hits = work.l1_misses - work.l2_misses
+    return Cost(figures.pipeline_factor * work.pipeline_cycles,
+                hits * figures.l1_miss_cycles + work.l2_misses * l2_miss_cycles)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class Prediction:
     Attributes:
         core: What they are predicted for.
         instructions: Instructions of one inference on this core.
-        pipeline_cycles: Cycles with all data in the first-level cache.
+        pipeline_cycles: Cycles with all data in the first level of cache.
         memory_cycles: Cycles lost by cache misses.
         l1_misses: Lines that the first level lacked.
         l2_misses: Lines that the second level lacked as well.
@@ -89,32 +81,14 @@ class Prediction:
         object.__setattr__(self, "cycles", self.pipeline_cycles + self.memory_cycles)
 
 
-def core_names() -> list[str]:
-    """Names of the cores that predictions can be made for."""
-    return sorted(path.stem for path in CORES.glob("*.json"))
-
-
-def load_core(name: str) -> Core:
-    """Read a core's data file.
-
-    Raises:
-        SparrowError: There is none for this name; the nearest names are listed.
-    """
-    if name not in core_names():
-        raise SparrowError(f"no data for the core {name!r}", expected=near_names(name, core_names()))
-    fields = json.loads((CORES / f"{name}.json").read_text(encoding="utf-8"))
-    error = fields["known_error"]
-    levels = {level: Cache(**fields[level]) for level in ("l1", "l2")}
-    return Core(**fields | levels | {"known_error": None if error is None else (error[0], error[1])})
-
-
-def predict(counts: InstructionCounts | None, core: Core) -> Prediction:
+def predict(counts: InstructionCounts | None, core: Core, *, hierarchy: int = 0) -> Prediction:
     """Predict the cycles of one region, from a run that recorded blocks and caches.
 
     Args:
         counts: What a run on this core counted, with its caches; one thread alone may have run in the regions, which
             are taken to be repetitions of the same work.
         core: Core to predict for.
+        hierarchy: Which of the run's simulated cache hierarchies is the core's.
 
     Returns:
         The prediction, the mean over the regions.
@@ -122,35 +96,11 @@ def predict(counts: InstructionCounts | None, core: Core) -> Prediction:
     Raises:
         SparrowError: Nothing was recorded, several threads ran, or LLVM's tools are missing or failed.
     """
-    if counts is None or not counts.blocks or not counts.regions:
-        raise SparrowError("the run recorded no executed blocks", expected="a program that marks what is measured",
-                           next_step="compile the network again with this version of Sparrow")  # fmt: skip
-    if any(sum(block.executions[1:]) for block in counts.blocks):
+    if counts is not None and any(sum(region[1:]) for region in counts.regions):
         raise SparrowError("the program ran on several threads", expected="one thread: cycles are predicted for one",
-                           next_step="run it with one thread")  # fmt: skip
-    blocks = sorted(counts.blocks, key=lambda block: (-block.instructions * block.executions[0], block.code))
-    total = sum(block.instructions * block.executions[0] for block in blocks)
-    chosen, reached = [], 0
-    for block in blocks:
-        if reached >= COVERAGE * total:
-            break
-        chosen.append(block)
-        reached += block.instructions * block.executions[0]
-    costs = cycles_per_execution([block.code for block in chosen], core.pipeline_model)
-    priced = [(block, cost) for block, cost in zip(chosen, costs, strict=True) if cost is not None]
-    covered = sum(block.instructions * block.executions[0] for block, _ in priced)
-    if not covered:
-        raise SparrowError(f"LLVM {LLVM_RELEASE} knows none of the executed instructions",
-                           expected="a program for aarch64", next_step="sparrow doctor")  # fmt: skip
-    simulated = sum(block.executions[0] * cost for block, cost in priced)
-    repetitions, caches = len(counts.regions), counts.caches[0]
-    l1_misses, l2_misses = caches.l1_misses / repetitions, caches.l2_misses / repetitions
-    return Prediction(
-        core=core,
-        instructions=total / repetitions,
-        pipeline_cycles=core.pipeline_factor * simulated * (total / covered) / repetitions,
-        memory_cycles=(l1_misses - l2_misses) * core.l1_miss_cycles + l2_misses * core.l2_miss_cycles,
-        l1_misses=l1_misses,
-        l2_misses=l2_misses,
-        coverage=covered / total,
-    )
+                           next_step="run it with one thread, or predict for a SoC")  # fmt: skip
+    executed = program_work(counts, core.pipeline_model, hierarchy=hierarchy)
+    work = executed.total
+    cost = price(work, core.figures)
+    return Prediction(core, work.instructions, cost.pipeline, cost.memory, work.l1_misses, work.l2_misses,
+                      executed.coverage)  # fmt: skip

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import add
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,15 +28,21 @@ from sparrow.kernels.files import atomic_file, cache_dir
 
 PLUGIN_SOURCE = Path(__file__).with_name("instruction_counter.c")
 
-# Core or architecture level -> QEMU's `-cpu`. QEMU 7.2 has no model of two of the cores; the stand-ins have the same
-# instruction sets as far as Sparrow's kernels use them, hence run the same instructions: cortex-a76 has the dotprod
-# and fp16 of cortex-a55, and `max` without SVE and SME has the i8mm of cortex-a510.
+# Core or architecture level -> QEMU's `-cpu`. QEMU 7.2 has no model of most cores; the stand-ins have the same
+# instruction sets as far as Sparrow's kernels use them, hence run the same instructions: cortex-a72 is plain NEON as
+# cortex-a73 is, cortex-a76 has the dotprod and fp16 of cortex-a55, cortex-a78 and cortex-x1, and `max` without SVE and
+# SME has the i8mm of cortex-a510, cortex-a710 and cortex-x2.
 CPU_MODELS = {
     "cortex-a53": "cortex-a53",
     "cortex-a55": "cortex-a76",
     "cortex-a72": "cortex-a72",
+    "cortex-a73": "cortex-a72",
     "cortex-a76": "cortex-a76",
+    "cortex-a78": "cortex-a76",
+    "cortex-x1": "cortex-a76",
     "cortex-a510": "max,sve=off,sme=off",
+    "cortex-a710": "max,sve=off,sme=off",
+    "cortex-x2": "max,sve=off,sme=off",
     "armv8-a": "cortex-a53",
     "armv8.2-a+dotprod": "cortex-a76",
     "armv8.6-a+i8mm": "max,sve=off,sme=off",
@@ -44,6 +51,9 @@ CPU_MODELS = {
 _INSTALL = "apt-get install qemu-user   (Debian, Ubuntu); then: sparrow doctor"
 _ELF_MAGIC, _AARCH64 = b"\x7fELF", 183
 _POLL_SECONDS = 0.01
+# Addresses decide what collides in a cache and how an allocator lays things out. A guest that shares the randomized
+# address space of its emulator differs from run to run; one with 39 bits of its own, which arm64 phones have, does not.
+_REPEATABLE = ["-R", hex(1 << 39), "-seed", "1"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Cache:
     Attributes:
         bytes: Its size.
         ways: Lines of a set.
-        line: Bytes of a line.
+        line: Bytes of a line, a power of two.
     """
 
     bytes: int
@@ -82,9 +92,59 @@ class Cache:
     line: int
 
     def __post_init__(self) -> None:
-        if min(self.bytes, self.ways, self.line) < 1 or self.bytes % (self.ways * self.line):
-            raise SparrowError(f"a cache of {self.bytes} bytes in {self.ways} ways of lines of {self.line} bytes",
-                               expected="a size that is a multiple of ways times line")  # fmt: skip
+        possible = min(self.bytes, self.ways, self.line) >= 1 and self.line.bit_count() == 1
+        if not possible or self.bytes % (self.ways * self.line):
+            raise SparrowError(
+                f"a cache of {self.bytes} bytes in {self.ways} ways of lines of {self.line} bytes",
+                expected="a line of a power of two, a size that is a multiple of ways times line",
+            )
+
+
+@dataclass(frozen=True)
+class MemoryCounts:
+    """Loads and stores of one thread in one section. QEMU splits those of 16 bytes in two.
+
+    Attributes:
+        loads: Loads.
+        stores: Stores.
+        bytes_loaded: Bytes that they loaded.
+        bytes_stored: Bytes that they stored.
+    """
+
+    loads: int
+    stores: int
+    bytes_loaded: int
+    bytes_stored: int
+
+
+@dataclass(frozen=True)
+class CacheMisses:
+    """What the simulated data caches of one thread lacked in one section.
+
+    Attributes:
+        l1: Lines that the first level lacked.
+        l2: Lines that the second level lacked as well.
+    """
+
+    l1: int
+    l2: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the regions, all repetitions together: section 0 is what comes before the first ``hint #122``.
+
+    Attributes:
+        tasks: Tasks taken from a shared list, ``hint #123``; 0 if the program divides its work beforehand.
+        instructions: By thread, the main thread first.
+        memory: By thread; empty unless memory was watched.
+        caches: Misses, ``[cache hierarchy][thread]``; empty unless caches were simulated.
+    """
+
+    tasks: int
+    instructions: tuple[int, ...]
+    memory: tuple[MemoryCounts, ...] = ()
+    caches: tuple[tuple[CacheMisses, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,33 +153,16 @@ class ExecutedBlock:
 
     Attributes:
         code: Its instructions, 4 bytes each, little-endian.
-        executions: How often it was executed, one figure a thread, all regions together.
+        executions: How often it was executed, ``[section][thread]``, all regions together.
     """
 
     code: bytes
-    executions: tuple[int, ...]
+    executions: tuple[tuple[int, ...], ...]
 
     @property
     def instructions(self) -> int:
         """Instructions of one execution."""
         return len(self.code) // 4
-
-
-@dataclass(frozen=True)
-class CacheCounts:
-    """What the simulated data caches of one thread saw in the regions, all together.
-
-    Attributes:
-        accesses: Loads and stores. QEMU splits those of 16 bytes in two.
-        bytes: Bytes loaded and stored.
-        l1_misses: Lines that the first level lacked.
-        l2_misses: Lines that the second level lacked as well.
-    """
-
-    accesses: int
-    bytes: int
-    l1_misses: int
-    l2_misses: int
 
 
 @dataclass(frozen=True)
@@ -129,15 +172,16 @@ class InstructionCounts:
     Attributes:
         program: Of the whole program, one figure a thread.
         regions: Of each region between ``hint #120`` and ``hint #121``, in order, one figure a thread.
+        sections: What the regions are made of; each thread's instructions add up to those of its regions. At least
+            one if there is a region.
         blocks: What was executed in the regions, one entry for each sequence of bytes, ordered by them; empty
             unless data caches were given to simulate.
-        caches: Misses, one entry a thread; empty likewise.
     """
 
     program: tuple[int, ...]
     regions: tuple[tuple[int, ...], ...]
+    sections: tuple[Section, ...]
     blocks: tuple[ExecutedBlock, ...] = ()
-    caches: tuple[CacheCounts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,12 +193,17 @@ class RunResult:
         stdout: What it printed.
         stderr: What it printed to standard error.
         counts: Instructions retired, if they were asked for.
+        peak_memory_bytes: Most memory that was resident at once, from the start of the program to its end, if memory
+            was watched: pages of 4096 bytes that it ran code in, loaded from or stored to, until it gave them back
+            (``munmap``, ``mremap``, ``madvise``, ``brk``). It repeats exactly and holds nothing of the emulator; what
+            a kernel reads ahead of a program is not in it.
     """
 
     exit_code: int
     stdout: str
     stderr: str
     counts: InstructionCounts | None
+    peak_memory_bytes: int | None = None
 
 
 def find_qemu() -> Qemu:
@@ -234,7 +283,7 @@ class _LogCounter:
         self._future = self._pool.submit(self._read)
         self._pool.shutdown(wait=False)
 
-    def result(self) -> tuple[list[int], list[list[int]], int]:
+    def result(self) -> dict[str, Any]:
         """Wait for the end of the log."""
         try:
             return self._future.result()
@@ -245,7 +294,7 @@ class _LogCounter:
                 next_step="use a QEMU with plugins, Debian 12's qemu-user for example: they count without the log",
             ) from error
 
-    def _read(self) -> tuple[list[int], list[list[int]], int]:
+    def _read(self) -> dict[str, Any]:
         with os.fdopen(self._read_end, "rb", buffering=1 << 20) as log:
             return count_instructions(log)
 
@@ -259,25 +308,33 @@ class QemuProcess:
         cpu: Core or architecture level, a key of ``CPU_MODELS``.
         timeout: Seconds after which it is taken to hang.
         count: Also count instructions.
-        caches: First and second level of data cache to simulate; executed blocks are recorded too. Implies ``count``.
+        memory: Also watch loads, stores and resident memory. Implies ``count``.
+        caches: First and second level of data cache to simulate, any number of such hierarchies in one run; executed
+            blocks are recorded too. Implies ``memory``.
+        sysroot: Folder that stands for ``/`` wherever it has the file that the program opens; QEMU's ``-L``.
+        environment: Environment of the program.
 
     Raises:
-        SparrowError: The program is not for aarch64, or QEMU or a compiler for the counter is missing, or blocks are
-            asked of a QEMU without plugins.
+        SparrowError: The program is not for aarch64, or QEMU or a compiler for the counter is missing, or more than
+            instructions is asked of a QEMU without plugins.
     """
 
     def __init__(
         self, program: Path, arguments: Sequence[str] = (), *, cpu: str, timeout: float = 600, count: bool = False,
-        caches: tuple[Cache, Cache] | None = None,
+        memory: bool = False, caches: Sequence[tuple[Cache, Cache]] = (), sysroot: Path | None = None,
+        environment: Mapping[str, str] = {},
     ) -> None:  # fmt: skip
         model = cpu_model(cpu)
         _check_executable(program)
         qemu = find_qemu()
-        if caches and not qemu.plugins:
-            raise SparrowError(f"QEMU {qemu.version} was built without plugins: executed blocks cannot be recorded",
-                               expected="a QEMU with plugins, such as the one of Debian 12's qemu-user",
-                               next_step="do without predictions, or install such a QEMU")  # fmt: skip
-        count = count or caches is not None
+        memory = memory or bool(caches)
+        if memory and not qemu.plugins:
+            raise SparrowError(
+                f"QEMU {qemu.version} was built without plugins: it counts instructions and nothing else",
+                expected="a QEMU with plugins, such as the one of Debian 12's qemu-user",
+                next_step="do without memory counts and predictions, or install such a QEMU",
+            )
+        count = count or memory
         plugin = build_plugin(qemu) if count and qemu.plugins else None
         self._program, self._cpu, self._timeout = program, cpu, timeout
         self._scratch = tempfile.TemporaryDirectory(prefix="sparrow-qemu-")
@@ -285,26 +342,34 @@ class QemuProcess:
         self._stdout, self._stderr = folder / "stdout", folder / "stderr"
         self._counts = folder / "counts.json" if plugin else None
         self._log = _LogCounter() if count and not plugin else None
-        command = [qemu.executable, "-cpu", model]
+        command = [qemu.executable, "-cpu", model, *(_REPEATABLE if count else [])]
         if plugin is not None:
             # A comma separates the options of a plugin; two stand for one in a file's name.
             library, output = (str(path).replace(",", ",,") for path in (plugin, folder / "counts.json"))
-            detail = ""
-            if caches:
-                levels = ",,".join(f"{cache.bytes}:{cache.ways}:{cache.line}" for cache in caches)
-                detail = f",blocks=1,cache={levels}"
-            command += ["-plugin", f"{library},output={output}{detail}"]
+            options = [library, f"output={output}", *["memory=1"] * memory, *["blocks=1"] * bool(caches)]
+            for pair in caches:
+                levels = (f"{cache.bytes}:{cache.ways}:{cache.line}" for cache in pair)
+                options.append(f"cache={':'.join(levels)}")
+            command += ["-plugin", ",".join(options)]
         if self._log is not None:
             command += ["-d", LOG_ITEMS, "-D", f"/dev/fd/{self._log.write_end}"]
+        if sysroot is not None:
+            command += ["-L", str(sysroot)]
         # QEMU reads options from the environment and hands all of it to the program, whose start-up code walks
-        # through it: without the user's, a result depends on nothing else and whole programs count alike.
-        environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        # through it: without the user's, a result depends on nothing else and whole programs count alike. What the
+        # program's loader heeds must not reach that of QEMU itself.
+        inherited = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        for name in sorted(environment):
+            if name.startswith("LD_"):
+                command += ["-E", f"{name}={environment[name]}"]
+            else:
+                inherited[name] = environment[name]
         # Output goes to files: a pipe that nobody reads would stop the program. An own session makes a process group
         # of the program and its children, so that all can be killed, and keeps Ctrl-C for this process to handle.
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [*command, str(program.absolute()), *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
-                stderr=stderr, env=environment, start_new_session=True,
+                stderr=stderr, env=inherited, start_new_session=True,
                 pass_fds=[self._log.write_end] if self._log else [],
             )  # fmt: skip
         if self._log is not None:
@@ -341,25 +406,23 @@ class QemuProcess:
                 )
             return None
         stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in (self._stdout, self._stderr))
-        logged = None
+        document: dict[str, Any] = {}
         if self._log is not None:
             self._kill()  # whoever still holds the log open would keep it from ending
-            logged = self._log.result()
+            document = self._log.result()
         if code < 0:
             raise self._crash(-code, stderr)
-        counts = _checked_counts(*logged) if logged else None
         if self._counts is not None:
-            if not self._counts.exists():
-                raise SparrowError(f"QEMU wrote no instruction counts (exit {code})\n{stderr.strip()[-2000:]}",
-                                   expected="a program that ends by itself",
-                                   next_step="check the free space of the folder for temporary files")  # fmt: skip
-            document = json.loads(self._counts.read_text(encoding="utf-8"))
-            counts = replace(
-                _checked_counts(document["program"], document["regions"], document["unbalanced_marks"]),
-                blocks=_merged_blocks(document.get("blocks", [])),
-                caches=tuple(CacheCounts(**cache) for cache in document.get("caches", [])),
-            )
-        return RunResult(code, stdout, stderr, counts)
+            try:
+                document = json.loads(self._counts.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise SparrowError(
+                    f"QEMU wrote no instruction counts (exit {code})\n{stderr.strip()[-2000:]}",
+                    expected="a program that ends by itself",
+                    next_step="check the free space of the folder for temporary files",
+                ) from error
+        counts = _read_counts(document) if document else None
+        return RunResult(code, stdout, stderr, counts, document.get("peak_memory_bytes"))
 
     def _crash(self, number: int, stderr: str) -> SparrowError:
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
@@ -372,7 +435,8 @@ class QemuProcess:
 
 def run(
     program: Path, arguments: Sequence[str] = (), *, cpu: str, timeout: float = 600, count: bool = False,
-    caches: tuple[Cache, Cache] | None = None,
+    memory: bool = False, caches: Sequence[tuple[Cache, Cache]] = (), sysroot: Path | None = None,
+    environment: Mapping[str, str] = {},
 ) -> RunResult:  # fmt: skip
     """Run an aarch64 Linux program to its end.
 
@@ -381,8 +445,12 @@ def run(
         arguments: Its arguments.
         cpu: Core or architecture level, a key of ``CPU_MODELS``.
         timeout: Seconds after which it is stopped.
-        count: Also count instructions, by thread, of the program and of the regions that it marks.
-        caches: First and second level of data cache to simulate; the executed blocks of the regions are recorded too.
+        count: Also count instructions, by thread, of the program and of the regions and sections that it marks.
+        memory: Also watch its loads, stores and resident memory. Implies ``count``.
+        caches: First and second level of data cache to simulate, any number of such hierarchies in one run, whose
+            misses are in the same order; the executed blocks of the regions are recorded too. Implies ``memory``.
+        sysroot: Folder that stands for ``/`` wherever it has the file that the program opens; QEMU's ``-L``.
+        environment: Environment of the program.
 
     Returns:
         Exit code, output and counts. An exit code other than 0 raises nothing.
@@ -390,7 +458,8 @@ def run(
     Raises:
         SparrowError: The program is not for aarch64, crashed or hung, or QEMU is missing.
     """
-    with QemuProcess(program, arguments, cpu=cpu, timeout=timeout, count=count, caches=caches) as process:
+    with QemuProcess(program, arguments, cpu=cpu, timeout=timeout, count=count, memory=memory, caches=caches,
+                     sysroot=sysroot, environment=environment) as process:  # fmt: skip
         while (result := process.poll()) is None:
             time.sleep(_POLL_SECONDS)
         return result
@@ -415,21 +484,40 @@ def _check_executable(program: Path) -> None:
         raise SparrowError(f"{program} is not executable", next_step=f"chmod +x '{program}'")
 
 
-def _merged_blocks(blocks: list[dict[str, Any]]) -> tuple[ExecutedBlock, ...]:
-    """One block for each sequence of bytes: the same function may lie at several addresses, or be translated twice."""
-    executions: dict[bytes, tuple[int, ...]] = {}
-    for block in blocks:
-        code, counts = bytes.fromhex(block["code"]), tuple(block["executions"])
-        known = executions.get(code, (0,) * len(counts))
-        executions[code] = tuple(before + now for before, now in zip(known, counts, strict=True))
-    return tuple(ExecutedBlock(code, executions[code]) for code in sorted(executions))
-
-
-def _checked_counts(program: list[int], regions: list[list[int]], unbalanced_marks: int) -> InstructionCounts:
-    if unbalanced_marks:
+def _read_counts(document: dict[str, Any]) -> InstructionCounts:
+    """Read what ``instruction_counter.c`` or ``execution_log`` counted."""
+    if document["unbalanced_marks"]:
         raise SparrowError(
-            f"{unbalanced_marks} region marks of the program have no partner",
+            f"{document['unbalanced_marks']} region marks of the program have no partner",
             expected="hint #120 and hint #121 in turn",
             next_step="compile the network again with this version of Sparrow",
         )
-    return InstructionCounts(tuple(program), tuple(tuple(region) for region in regions))
+    sections = tuple(
+        Section(
+            section["tasks"],
+            tuple(section["instructions"]),
+            tuple(MemoryCounts(*counts) for counts in section.get("memory", [])),
+            tuple(tuple(CacheMisses(*misses) for misses in threads) for threads in section.get("caches", [])),
+        )
+        for section in document["sections"]
+    )
+    return InstructionCounts(
+        tuple(document["program"]),
+        tuple(tuple(region) for region in document["regions"]),
+        sections,
+        _merged_blocks(document.get("blocks", []), len(sections), len(document["program"])),
+    )
+
+
+def _merged_blocks(blocks: list[dict[str, Any]], sections: int, threads: int) -> tuple[ExecutedBlock, ...]:
+    """One block for each sequence of bytes: the same function may lie at several addresses, or be translated twice."""
+    executions: dict[str, dict[int, tuple[int, ...]]] = {}
+    for block in blocks:
+        known = executions.setdefault(block["code"], {})
+        for section, counts in ((int(name), tuple(counts)) for name, counts in block["executions"].items()):
+            known[section] = tuple(map(add, known[section], counts)) if section in known else counts
+    nothing = (0,) * threads
+    return tuple(
+        ExecutedBlock(bytes.fromhex(code), tuple(executions[code].get(section, nothing) for section in range(sections)))
+        for code in sorted(executions)
+    )

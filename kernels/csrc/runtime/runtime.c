@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,12 +12,16 @@
 #include "thread_pool.h"
 
 enum { ALIGNMENT = 64, ERROR_BYTES = 256 };
+enum { SYSTEM_SETAFFINITY = 122, SYSTEM_GETAFFINITY = 123, SYSTEM_YIELD = 124 };
+enum { MAX_CPUS = 1024, MASK_BITS = 64, MASK_WORDS = MAX_CPUS / MASK_BITS };
 
 struct sparrow_model {
   struct spw_context context;         // first: parallel_for gets back from it to the model
   const sparrow_program *program;
   struct thread_pool *pool;
   unsigned char *arena;
+  sparrow_observer observer;
+  void *observer_argument;
   char error[ERROR_BYTES];
 };
 
@@ -98,6 +103,71 @@ int sparrow_set_threads(sparrow_model *model, int threads) {
   return SPARROW_OK;
 }
 
+struct binding {
+  const int *cpus;
+  size_t count;
+  int threads;
+  _Atomic int arrived;
+  _Atomic int refused;                // a core that a thread could not be bound to, plus 1
+};
+
+// System calls in place of the C library's functions: those for affinity differ between glibc, musl and bionic.
+static long system_call(long number, long first, long second, void *third) {
+  register long x0 __asm__("x0") = first;
+  register long x1 __asm__("x1") = second;
+  register void *x2 __asm__("x2") = third;
+  register long x8 __asm__("x8") = number;
+  __asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x8) : "memory");
+  return x0;
+}
+
+static void bind_thread(void *argument, size_t index, int thread) {
+  struct binding *binding = argument;
+  (void)index;
+  // Nobody ends its task before all have begun theirs, so that each thread takes exactly one.
+  atomic_fetch_add(&binding->arrived, 1);
+  while (atomic_load(&binding->arrived) < binding->threads) system_call(SYSTEM_YIELD, 0, 0, NULL);
+  int one = binding->count == (size_t)binding->threads;
+  const int *cpus = one ? &binding->cpus[thread] : binding->cpus;
+  size_t count = one ? 1 : binding->count;
+  uint64_t wanted[MASK_WORDS] = {0}, got[MASK_WORDS] = {0};
+  for (size_t cpu = 0; cpu < count; cpu++) wanted[cpus[cpu] / MASK_BITS] |= (uint64_t)1 << cpus[cpu] % MASK_BITS;
+  // The system drops cores that are offline from the mask and refuses an empty one.
+  if (system_call(SYSTEM_SETAFFINITY, 0, sizeof wanted, wanted) >= 0)
+    system_call(SYSTEM_GETAFFINITY, 0, sizeof got, got);
+  for (size_t cpu = 0; cpu < count; cpu++)
+    if (!(got[cpus[cpu] / MASK_BITS] >> cpus[cpu] % MASK_BITS & 1)) atomic_store(&binding->refused, cpus[cpu] + 1);
+}
+
+int sparrow_set_cpus(sparrow_model *model, const int *cpus, size_t count) {
+  if (!model) return SPARROW_ERROR_ARGUMENT;
+  if (!cpus || !count) {
+    set_error(model, "cpus: got none");
+    return SPARROW_ERROR_ARGUMENT;
+  }
+  for (size_t index = 0; index < count; index++) {
+    int wrong = cpus[index] < 0 || cpus[index] >= MAX_CPUS;
+    for (size_t earlier = 0; earlier < index; earlier++) wrong |= cpus[earlier] == cpus[index];
+    if (wrong) {
+      set_error(model, "cpus: got %d, expected different numbers from 0 to %d", cpus[index], MAX_CPUS - 1);
+      return SPARROW_ERROR_ARGUMENT;
+    }
+  }
+  struct binding binding = {.cpus = cpus, .count = count, .threads = model->context.threads};
+  thread_pool_run(model->pool, (size_t)binding.threads, bind_thread, &binding);
+  if (binding.refused) {
+    set_error(model, "cpus: core %d is not there, is offline, or is closed to this process", binding.refused - 1);
+    return SPARROW_ERROR_ARGUMENT;
+  }
+  return SPARROW_OK;
+}
+
+void sparrow_set_observer(sparrow_model *model, sparrow_observer observer, void *argument) {
+  if (!model) return;
+  model->observer = observer;
+  model->observer_argument = argument;
+}
+
 int sparrow_create(const sparrow_program *program, int threads, sparrow_model **result) {
   if (!program || !result) {
     set_error(NULL, "sparrow_create: got a NULL pointer");
@@ -154,6 +224,9 @@ static int check_buffers(sparrow_model *model, const char *what, const sparrow_t
   return SPARROW_OK;
 }
 
+// An unallocated hint, no operation on every core: a counting emulator takes it for the end of a section.
+static void end_section(void) { __asm__ volatile("hint #122" ::: "memory"); }
+
 int sparrow_run(sparrow_model *model, const sparrow_buffer *inputs, size_t input_count, const sparrow_buffer *outputs,
                 size_t output_count) {
   if (!model) return SPARROW_ERROR_ARGUMENT;
@@ -163,11 +236,14 @@ int sparrow_run(sparrow_model *model, const sparrow_buffer *inputs, size_t input
   if (status) return status;
   struct sparrow_frame frame = {&model->context, model->arena, program->weights, inputs, outputs};
   for (size_t index = 0; index < program->step_count; index++) {
+    if (model->observer) model->observer(model->observer_argument, index, program->steps[index].name);
+    end_section();
     if (program->steps[index].run(&frame)) {
       set_error(model, "step %zu, %s: %s", index, program->steps[index].name, thread_error);
       return SPARROW_ERROR_OPERATOR;
     }
   }
+  if (model->observer) model->observer(model->observer_argument, program->step_count, NULL);
   return SPARROW_OK;
 }
 

@@ -74,6 +74,18 @@ SPARROW_API int sparrow_run(sparrow_model *model, const sparrow_buffer *inputs, 
 // Changes the number of threads (1 to 64); idle threads sleep.
 SPARROW_API int sparrow_set_threads(sparrow_model *model, int threads);
 
+// Binds the model's threads, the calling one included, to processor cores: one core a thread in the order given where
+// there are as many cores as threads, else each thread to all of them. Holds until sparrow_set_threads(), after which it
+// is called again. On error, a core that is offline for example, a part of the threads may be bound.
+SPARROW_API int sparrow_set_cpus(sparrow_model *model, const int *cpus, size_t count);
+
+// Is called by sparrow_run(), on its thread, before each step of the network, and after the last with the number of
+// steps and the name NULL.
+typedef void (*sparrow_observer)(void *argument, size_t step, const char *name);
+
+// Sets the observer, to time the steps for example; NULL for none.
+SPARROW_API void sparrow_set_observer(sparrow_model *model, sparrow_observer observer, void *argument);
+
 // Text of the last error of this model, or with NULL of this thread's last sparrow_create(). Never NULL.
 SPARROW_API const char *sparrow_last_error(const sparrow_model *model);
 

@@ -34,11 +34,17 @@ static void futex(_Atomic uint32_t *word, int operation, uint32_t value) {
   __asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x3), "r"(x8) : "memory");
 }
 
+// The unallocated hint is no operation on every core: a counting emulator takes it for a task from the shared list.
+static void run_task(spw_task task, void *argument, size_t index, int thread) {
+  __asm__ volatile("hint #123" ::: "memory");
+  task(argument, index, thread);
+}
+
 static void take_tasks(struct thread_pool *pool, int thread) {
   for (;;) {
     size_t index = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
     if (index >= pool->tasks) return;
-    pool->task(pool->argument, index, thread);
+    run_task(pool->task, pool->argument, index, thread);
   }
 }
 
@@ -81,7 +87,7 @@ struct thread_pool *thread_pool_create(int threads) {
 
 void thread_pool_run(struct thread_pool *pool, size_t tasks, spw_task task, void *argument) {
   if (pool->threads == 1 || tasks == 1) {
-    for (size_t index = 0; index < tasks; index++) task(argument, index, 0);
+    for (size_t index = 0; index < tasks; index++) run_task(task, argument, index, 0);
     return;
   }
   pool->tasks = tasks;

@@ -1,6 +1,5 @@
 """Predictions from recorded runs: of numbers made up here, and of small programs under QEMU."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,70 +8,116 @@ from pathlib import Path
 import pytest
 
 from sparrow.benchmarks.predict import blocks
-from sparrow.benchmarks.predict.predict import CORES, core_names, load_core, predict
+from sparrow.benchmarks.predict.calibration import Figures
+from sparrow.benchmarks.predict.core import load_core
+from sparrow.benchmarks.predict.predict import predict, price
+from sparrow.benchmarks.predict.work import Work, program_work
 from sparrow.benchmarks.runners import qemu
-from sparrow.benchmarks.runners.qemu import Cache, CacheCounts, ExecutedBlock, InstructionCounts
+from sparrow.benchmarks.runners.qemu import Cache, CacheMisses, ExecutedBlock, InstructionCounts, Section
 from sparrow.deploy.toolchain import find_toolchain
 from sparrow.kernels.errors import SparrowError
 
-pytestmark = pytest.mark.skipif(shutil.which(blocks.MCA) is None or shutil.which(blocks.DISASSEMBLER) is None,
+needs_llvm = pytest.mark.skipif(shutil.which(blocks.MCA) is None or shutil.which(blocks.DISASSEMBLER) is None,
                                 reason=f"{blocks.MCA} predicts cycles: apt-get install llvm-19")  # fmt: skip
 
 FMUL = bytes.fromhex("0008201e")  # fmul s0, s0, s0, four cycles on the Cortex-A55
 NOP = bytes.fromhex("1f2003d5")
+UNKNOWN = b"\xff" * 4
 
 
-def counts(*executed: tuple[bytes, int], misses: tuple[int, int] = (0, 0), regions: int = 1) -> InstructionCounts:
-    executions = tuple(ExecutedBlock(code, (times,)) for code, times in executed)
-    total = sum(block.instructions * block.executions[0] for block in executions)
-    return InstructionCounts((total,), ((total // regions,),) * regions, executions, (CacheCounts(0, 0, *misses),))
+def counts(
+    *executed: tuple[bytes, tuple[tuple[int, ...], ...]],
+    misses: tuple[int, int] = (0, 0),
+    regions: int = 1,
+    tasks: int = 0,
+) -> InstructionCounts:
+    """Counts of blocks that were executed so often [section][thread]; each thread missed as many lines."""
+    shape = executed[0][1]
+    totals = [
+        [sum(len(code) // 4 * times[section][thread] for code, times in executed) for thread in range(len(shape[0]))]
+        for section in range(len(shape))
+    ]
+    sections = tuple(
+        Section(tasks, tuple(by_thread), caches=((CacheMisses(*misses),) * len(by_thread),)) for by_thread in totals
+    )
+    by_thread = tuple(map(sum, zip(*totals, strict=True)))
+    return InstructionCounts(
+        by_thread, (tuple(total // regions for total in by_thread),) * regions, sections,
+        tuple(ExecutedBlock(code, times) for code, times in executed),
+    )  # fmt: skip
 
 
-def test_every_core_has_sound_data_and_a_cpu_to_emulate() -> None:
-    assert {"cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76"} <= set(core_names())
-    for name in core_names():
-        core = load_core(name)
-        assert core.name == name and name in qemu.CPU_MODELS
-        assert core.l1.bytes < core.l2.bytes and core.source and core.pipeline_factor > 0
-        document = json.loads((CORES / f"{name}.json").read_text())
-        assert document["known_error"] is None or core.error_text().startswith("known error ")
-        assert None not in blocks.cycles_per_execution([NOP], core.pipeline_model)
+def once(*executed: tuple[bytes, int], misses: tuple[int, int] = (0, 0), regions: int = 1) -> InstructionCounts:
+    """The same of one section and one thread."""
+    return counts(*((code, ((times,),)) for code, times in executed), misses=misses, regions=regions)
 
 
-def test_an_unknown_core_lists_the_nearest() -> None:
-    with pytest.raises(SparrowError, match="cortex-a56") as caught:
-        load_core("cortex-a56")
-    assert "cortex-a76" in caught.value.expected
+def test_a_price_is_of_the_pipeline_and_of_the_misses() -> None:
+    figures = Figures(2.0, 13, 20, fork_join_microseconds=5, typical_ghz=1.5)
+    work = Work(instructions=100, pipeline_cycles=400, l1_misses=7, l2_misses=1)
+    assert price(work, figures, 2.0) == price(work, replace(figures, typical_ghz=2.0))
+    assert (price(work, figures, 2.0).pipeline, price(work, figures, 2.0).memory) == (800, 6 * 13 + 1 * 20 * 2.0)
+    assert price(work, figures).cycles == 800 + 6 * 13 + 30
 
 
-def test_cycles_are_those_of_the_pipeline_and_of_the_misses() -> None:
-    core = replace(load_core("cortex-a53"), pipeline_factor=2.0, l1_miss_cycles=13, l2_miss_cycles=20)
-    prediction = predict(counts((2 * FMUL, 1000), misses=(70, 10), regions=10), core)
+@needs_llvm
+def test_cycles_are_those_of_one_repetition() -> None:
+    core = load_core("cortex-a53")
+    core = replace(core, figures=Figures(2.0, 13, 20, fork_join_microseconds=5, typical_ghz=1.5))
+    prediction = predict(once((2 * FMUL, 1000), misses=(70, 10), regions=10), core)
     assert prediction.instructions == 200
     assert prediction.pipeline_cycles == pytest.approx(2 * 100 * 2 * 4, rel=0.02)
-    assert prediction.memory_cycles == pytest.approx(6 * 13 + 1 * 20)
+    assert prediction.memory_cycles == pytest.approx(6 * 13 + 1 * 30)
     assert prediction.cycles == prediction.pipeline_cycles + prediction.memory_cycles
     assert prediction.coverage == 1
 
 
+@needs_llvm
+def test_work_is_told_apart_by_section_and_thread() -> None:
+    recorded = counts((FMUL, ((100, 0), (200, 300))), (NOP, ((10, 0), (0, 1000))), regions=2, tasks=6, misses=(8, 4))
+    work = program_work(recorded, "cortex-a55")
+    (nop,) = blocks.cycles_per_execution([NOP], "cortex-a55")
+    assert nop is not None
+    assert [section.tasks for section in work.sections] == [3, 3]
+    assert [[thread.instructions for thread in section.threads] for section in work.sections] == [[55, 0], [100, 650]]
+    (main, idle), (_, worker) = (section.threads for section in work.sections)
+    assert main.pipeline_cycles == pytest.approx(50 * 4 + 5 * nop, rel=0.02)
+    assert idle.pipeline_cycles == 0
+    assert worker.pipeline_cycles == pytest.approx(150 * 4 + 500 * nop, rel=0.02)
+    assert (main.l1_misses, main.l2_misses, main.memory_lines) == (4, 2, 2)
+    assert work.total.instructions == 805 and work.total.l1_misses == 16
+
+
+@needs_llvm
+def test_the_last_level_of_cache_stands_before_the_memory() -> None:
+    recorded = once((FMUL, 100), misses=(8, 4))
+    caches = ((CacheMisses(8, 4),), (CacheMisses(8, 1),))
+    recorded = replace(recorded, sections=(replace(recorded.sections[0], caches=caches),))
+    (section,) = program_work(recorded, "cortex-a55", hierarchy=0, last_level=1).sections
+    assert (section.total.l1_misses, section.total.l2_misses, section.total.memory_lines) == (8, 4, 1)
+    assert program_work(recorded, "cortex-a55", hierarchy=1).total.l2_misses == 1
+
+
+@needs_llvm
 def test_rare_and_unknown_blocks_are_scaled_up() -> None:
     core = load_core("cortex-a53")
-    exact = predict(counts((FMUL, 1000)), core)
-    rest = predict(counts((FMUL, 1000), (NOP, 2), (b"\xff" * 4, 1)), core)
+    exact = predict(once((FMUL, 1000)), core)
+    rest = predict(once((FMUL, 1000), (NOP, 2), (UNKNOWN, 1)), core)
     assert rest.coverage == pytest.approx(1000 / 1003)
     assert rest.pipeline_cycles == pytest.approx(exact.pipeline_cycles * 1003 / 1000)
-    unknown = predict(counts((FMUL, 800), (b"\xff" * 4, 200)), core)
+    unknown = predict(once((FMUL, 800), (UNKNOWN, 200)), core)
     assert unknown.coverage == pytest.approx(0.8)
     assert unknown.pipeline_cycles == pytest.approx(exact.pipeline_cycles)
 
 
+@needs_llvm
 @pytest.mark.parametrize(
     ("recorded", "message"),
     [
         (None, "no executed blocks"),
-        (InstructionCounts((5,), ((5,),)), "no executed blocks"),
-        (replace(counts((FMUL, 1)), blocks=(ExecutedBlock(FMUL, (1, 1)),)), "several threads"),
-        (counts((b"\xff" * 4, 1)), "knows none"),
+        (InstructionCounts((5,), ((5,),), ()), "no executed blocks"),
+        (counts((FMUL, ((1, 1),))), "several threads"),
+        (once((UNKNOWN, 1)), "knows none"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(recorded: InstructionCounts | None, message: str) -> None:
@@ -132,25 +177,25 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path
 @pytest.mark.qemu
 def test_a_program_costs_what_its_loop_costs_again_and_again(build: Callable[[str, str], Path]) -> None:
     program, core = build("chain", CHAIN), load_core("cortex-a53")
-    runs = [qemu.run(program, cpu="cortex-a53", caches=(core.l1, core.l2)).counts for _ in range(2)]
+    runs = [qemu.run(program, cpu="cortex-a53", caches=[(core.l1, core.l2)]).counts for _ in range(2)]
     first, second = (predict(run, core) for run in runs)
     assert first == second
     assert runs[0] is not None and runs[0] == runs[1]
     assert runs[0].regions == ((1 + 1000 * 10,), (1 + 1000 * 10,))
-    assert sum(block.instructions * block.executions[0] for block in runs[0].blocks) == 2 * 10001
+    assert sum(len(block.code) // 4 * block.executions[0][0] for block in runs[0].blocks) == 2 * 10001
     assert first.instructions == 10001
     # The decrement and the branch may hide in the shadow of the chain.
-    assert first.pipeline_cycles == pytest.approx(1000 * 8 * 4, rel=0.03)
+    assert first.pipeline_cycles == pytest.approx(core.figures.pipeline_factor * 1000 * 8 * 4, rel=0.03)
 
 
 @pytest.mark.qemu
 def test_recording_does_not_change_the_counts(build: Callable[[str, str], Path]) -> None:
     program, core = build("chain_again", CHAIN), load_core("cortex-a76")
     plain = qemu.run(program, cpu="cortex-a76", count=True).counts
-    recorded = qemu.run(program, cpu="cortex-a76", caches=(core.l1, core.l2)).counts
+    recorded = qemu.run(program, cpu="cortex-a76", caches=[(core.l1, core.l2)]).counts
     assert plain is not None and recorded is not None
     assert (plain.program, plain.regions) == (recorded.program, recorded.regions)
-    assert plain.blocks == plain.caches == ()
+    assert plain.blocks == () and plain.sections[0].caches == ()
 
 
 # Levels of 64 lines in 4 ways and of 256 lines in 8. A walk that fits stays; one that is longer than its level, in
@@ -161,11 +206,12 @@ def test_misses_follow_from_the_size_of_the_data(
     build: Callable[[str, str], Path], lines: int, l1_misses: int, l2_misses: int
 ) -> None:
     program = build(f"walk_{lines}", WALK.replace("COUNT", str(lines)))
-    recorded = qemu.run(program, cpu="cortex-a53", caches=(Cache(4096, 4, 64), Cache(16384, 8, 64))).counts
+    recorded = qemu.run(program, cpu="cortex-a53", caches=[(Cache(4096, 4, 64), Cache(16384, 8, 64))]).counts
     assert recorded is not None
-    (seen,) = recorded.caches
-    assert (seen.accesses, seen.bytes) == (2 * lines, 4 * 2 * lines)
-    assert (seen.l1_misses, seen.l2_misses) == (l1_misses, l2_misses)
+    (section,) = recorded.sections
+    ((misses,),), (memory,) = section.caches, section.memory
+    assert (memory.loads, memory.bytes_loaded, memory.stores) == (2 * lines, 4 * 2 * lines, 0)
+    assert (misses.l1, misses.l2) == (l1_misses, l2_misses)
 
 
 @pytest.mark.qemu
@@ -186,9 +232,9 @@ int main(void) {
 }
 """)  # fmt: skip
     core = load_core("cortex-a53")
-    recorded = qemu.run(program, cpu="cortex-a53", caches=(core.l1, core.l2)).counts
-    assert recorded is not None and len(recorded.caches) == 2
-    by_thread = [sum(block.instructions * block.executions[at] for block in recorded.blocks) for at in range(2)]
+    recorded = qemu.run(program, cpu="cortex-a53", caches=[(core.l1, core.l2)]).counts
+    assert recorded is not None and len(recorded.sections[0].caches[0]) == 2
+    by_thread = [sum(len(block.code) // 4 * block.executions[0][at] for block in recorded.blocks) for at in range(2)]
     assert tuple(by_thread) == recorded.regions[0]
     assert by_thread[1] > 10_000
     with pytest.raises(SparrowError, match="several threads"):
@@ -205,4 +251,4 @@ def test_blocks_need_plugins(monkeypatch: pytest.MonkeyPatch, build: Callable[[s
     found, core = qemu.find_qemu(), load_core("cortex-a53")
     monkeypatch.setattr(qemu, "find_qemu", lambda: replace(found, plugins=False))
     with pytest.raises(SparrowError, match="without plugins"):
-        qemu.run(build("no_plugins", CHAIN), cpu="cortex-a53", caches=(core.l1, core.l2))
+        qemu.run(build("no_plugins", CHAIN), cpu="cortex-a53", caches=[(core.l1, core.l2)])

@@ -1,8 +1,10 @@
 """Counting from QEMU's execution log, on made-up logs."""
 
+from typing import Any
+
 from sparrow.benchmarks.runners.execution_log import count_instructions
 
-NOP, BEGIN, END = "d503201f", "d5032f1f", "d5032f3f"
+NOP, BEGIN, END, SECTION, TASK = "d503201f", "d5032f1f", "d5032f3f", "d5032f5f", "d5032f7f"
 
 
 def translation(address: int, *words: str) -> str:
@@ -15,6 +17,11 @@ def entry(thread: int, place: int, address: int) -> str:
 
 
 def count(*parts: str) -> tuple[list[int], list[list[int]], int]:
+    counts = sections(*parts)
+    return counts["program"], counts["regions"], counts["unbalanced_marks"]
+
+
+def sections(*parts: str) -> dict[str, Any]:
     return count_instructions("".join(parts).encode().splitlines(keepends=True))
 
 
@@ -63,3 +70,28 @@ def test_place_that_is_used_again_for_a_longer_translation() -> None:
 
 def test_unmatched_marks_are_reported() -> None:
     assert count(translation(0x1000, END, BEGIN, BEGIN), entry(0, 0xA0, 0x1000))[2] == 3
+
+
+def test_sections_add_up_over_the_regions_and_outside_of_them_marks_mean_nothing() -> None:
+    log = [
+        translation(0x1000, SECTION, TASK), entry(0, 0xA0, 0x1000),
+        translation(0x2000, NOP, BEGIN, NOP, SECTION, TASK, NOP, NOP, SECTION, END, NOP),
+        *[entry(0, 0xB0, 0x2000)] * 2,
+    ]  # fmt: skip
+    counts = sections(*log)
+    assert counts["regions"] == [[6], [6]]
+    assert counts["sections"] == [
+        {"tasks": 0, "instructions": [4]}, {"tasks": 2, "instructions": [8]}, {"tasks": 0, "instructions": [0]}
+    ]  # fmt: skip
+
+
+def test_only_the_thread_of_the_region_ends_sections_and_all_take_tasks() -> None:
+    log = [
+        translation(0x1000, BEGIN, SECTION), entry(0, 0xA0, 0x1000),
+        translation(0x2000, NOP), entry(0, 0xB0, 0x2000),
+        translation(0x3000, TASK, SECTION, NOP), *[entry(1, 0xC0, 0x3000)] * 3,
+        translation(0x4000, SECTION, END), entry(0, 0xD0, 0x4000), entry(0, 0xB0, 0x2000),
+    ]  # fmt: skip
+    counts = sections(*log)
+    assert [part["tasks"] for part in counts["sections"]] == [0, 2, 0]
+    assert [part["instructions"] for part in counts["sections"]] == [[1, 0], [2, 6], [0, 0]]

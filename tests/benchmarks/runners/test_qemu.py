@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparrow.benchmarks.runners import qemu
+from sparrow.benchmarks.runners.qemu import Cache, MemoryCounts
 from sparrow.deploy.target import TARGETS
 from sparrow.deploy.toolchain import find_toolchain
 from sparrow.kernels.errors import SparrowError
@@ -95,6 +96,72 @@ def test_region_of_one_thread_counts_the_work_of_all(build: Build) -> None:
     assert (main_after, worker_after) == (1, 0)
 
 
+# Two regions of the same work: 3 instructions before the first section mark, then a loop of 21 with two tasks, then 4.
+# The hints lie inside of translation blocks; each hint #122 is the last instruction of the section that it ends.
+SECTIONS = r"""
+int main(void) {
+  __asm__ volatile("hint #122\n hint #123" ::: "memory");
+  for (int region = 0; region < 2; region++)
+    __asm__ volatile("nop\n hint #120\n nop\n nop\n hint #122\n" LOOP(9)
+                     "hint #123\n hint #123\n hint #122\n nop\n nop\n nop\n nop\n hint #121\n nop" ::: "x0", "cc");
+  __asm__ volatile("hint #122\n hint #123" ::: "memory");
+  return 0;
+}
+""".replace("int main", LOOP.split("\n")[2] + "\nint main")
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("counting")
+def test_sections_are_exact_and_sum_up_the_regions(build: Build) -> None:
+    counts = qemu.run(build("sections", SECTIONS), cpu="cortex-a53", count=True).counts
+    assert counts is not None
+    assert counts.regions == ((3 + 22 + 4,),) * 2
+    assert [section.instructions for section in counts.sections] == [(6,), (44,), (8,)]
+    assert [section.tasks for section in counts.sections] == [0, 4, 0]
+    assert [(section.memory, section.caches) for section in counts.sections] == [((), ())] * 3
+
+
+# A worker takes two tasks of a section while the main thread waits, and then the main thread takes the third. The
+# worker's own section mark means nothing.
+TASKS = r"""
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+static atomic_int section;
+static void *work(void *unused) {
+  while (atomic_load(&section) != 1) sched_yield();
+  __asm__ volatile("hint #122\n hint #123\n hint #123\n mov x0, #30000\n1: subs x0, x0, #1\n b.ne 1b" ::: "x0", "cc");
+  atomic_store(&section, 2);
+  while (atomic_load(&section) != 3) sched_yield();
+  return unused;
+}
+int main(void) {
+  pthread_t thread;
+  pthread_create(&thread, 0, work, 0);
+  __asm__ volatile("hint #120\n hint #122" ::: "memory");
+  atomic_store(&section, 1);
+  while (atomic_load(&section) != 2) sched_yield();
+  __asm__ volatile("hint #123\n hint #122\n nop\n hint #121" ::: "memory");
+  atomic_store(&section, 3);
+  pthread_join(thread, 0);
+  return 0;
+}
+"""
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("counting")
+def test_work_of_a_thread_belongs_to_the_section_of_the_main_thread(build: Build) -> None:
+    counts = qemu.run(build("tasks", TASKS), cpu="cortex-a76", count=True).counts
+    assert counts is not None
+    assert [section.tasks for section in counts.sections] == [0, 3, 0]
+    before, parallel, after = (section.instructions for section in counts.sections)
+    assert (before[0], after[0]) == (1, 1)
+    assert parallel[1] >= 60_001 > 30_000 > before[1] + after[1]
+    (region,) = counts.regions
+    assert region == tuple(map(sum, zip(before, parallel, after, strict=True)))
+
+
 @pytest.mark.qemu
 @pytest.mark.usefixtures("counting")
 def test_unmatched_marks_are_an_error(build: Build) -> None:
@@ -103,12 +170,163 @@ def test_unmatched_marks_are_an_error(build: Build) -> None:
         qemu.run(program, cpu="cortex-a53", count=True)
 
 
+@pytest.fixture
+def plugins() -> None:
+    if not qemu.find_qemu().plugins:
+        pytest.skip("this qemu-aarch64 was built without plugins")
+
+
+# Three sections: 10 loads of 4 bytes, 6 stores of 8 bytes, and 5 loads of 16 bytes, which QEMU splits.
+ACCESSES = r"""
+static char memory[4096] __attribute__((aligned(4096)));
+int main(void) {
+  __asm__ volatile("hint #120\n .rept 10\n ldr w0, [%0]\n .endr\n hint #122\n"
+                   ".rept 6\n str x0, [%0]\n .endr\n hint #122\n"
+                   ".rept 5\n ldr q0, [%0]\n .endr\n hint #121" :: "r"(memory) : "x0", "v0", "memory");
+  return 0;
+}
+"""
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("plugins")
+def test_loads_and_stores_are_counted_by_section(build: Build) -> None:
+    program = build("accesses", ACCESSES)
+    counts = qemu.run(program, cpu="cortex-a53", memory=True).counts
+    assert counts is not None
+    assert [section.memory for section in counts.sections] == [
+        (MemoryCounts(10, 0, 40, 0),), (MemoryCounts(0, 6, 0, 48),), (MemoryCounts(10, 0, 80, 0),)
+    ]  # fmt: skip
+    assert counts.blocks == () and [section.caches for section in counts.sections] == [()] * 3
+
+
+# Each section walks over as many lines of 64 bytes as its caches hold or do not hold.
+LINES = r"""
+static char memory[65536] __attribute__((aligned(4096)));
+#define WALK(COUNT) "mov x0, %0\n mov x1, #" #COUNT "\n1: ldr w2, [x0], #64\n subs x1, x1, #1\n b.ne 1b\n"
+int main(void) {
+  __asm__ volatile("hint #120\n" WALK(64) "hint #122\n" WALK(64) WALK(64) "hint #122\n" WALK(256) WALK(256) "hint #121"
+                   :: "r"(memory) : "x0", "x1", "x2", "cc", "memory");
+  return 0;
+}
+"""
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("plugins")
+def test_hierarchies_of_caches_are_simulated_side_by_side(build: Build) -> None:
+    small, large, odd = Cache(4096, 4, 64), Cache(16384, 8, 64), Cache(3 * 4096, 4, 64)
+    pairs = [(small, large), (small, Cache(65536, 4, 64)), (odd, large), (Cache(4096, 64, 64), Cache(8192, 4, 128))]
+    program = build("lines", LINES)
+    together = qemu.run(program, cpu="cortex-a53", caches=pairs).counts
+    assert together is not None
+    misses = [[(one.l1, one.l2) for (one,) in section.caches] for section in together.sections]
+    assert misses == [
+        [(64, 64), (64, 64), (64, 64), (64, 32)],
+        [(0, 0), (0, 0), (0, 0), (0, 0)],
+        # The first walk finds the lines of the section before, as far as nothing threw them out; 192 lines are new.
+        [(512 - 64, 192), (512 - 64, 192), (512 - 64, 192), (512 - 64, 256 - 32)],
+    ]
+    for index, pair in enumerate(pairs):
+        alone = qemu.run(program, cpu="cortex-a53", caches=[pair]).counts
+        assert alone is not None and alone.blocks == together.blocks
+        assert [section.caches for section in alone.sections] == [(each.caches[index],) for each in together.sections]
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("plugins")
+def test_executed_blocks_add_up_to_the_sections(build: Build) -> None:
+    program, pair = build("sections", SECTIONS), (Cache(4096, 4, 64), Cache(16384, 8, 64))
+    counts, again = (qemu.run(program, cpu="cortex-a53", caches=[pair]).counts for _ in range(2))
+    assert counts is not None and counts == again
+    for index, section in enumerate(counts.sections):
+        executed = sum(block.instructions * block.executions[index][0] for block in counts.blocks)
+        assert (executed,) == section.instructions
+    assert counts.regions == ((29,), (29,))
+
+
+# Touches 1000 pages, gives 900 of them back, touches 100 of those again, and 500 others that move and become 900.
+PAGES = r"""
+#include <string.h>
+#include <sys/mman.h>
+static char *map(long pages) {
+  return mmap(0, pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+static void touch(char *memory, int pages) {
+  for (int page = 0; page < pages; page++) ((volatile char *)memory)[page * 4096] = 1;
+}
+int main(int count, char **arguments) {
+  if (count == 1) return !arguments;
+  char *memory = map(1000000);
+  touch(memory, 1000);
+  munmap(memory + 400 * 4096, 600 * 4096);
+  madvise(memory, 300 * 4096, MADV_DONTNEED);
+  touch(memory, 100);
+  char *moved = map(500);
+  touch(moved, 500);
+  moved = mremap(moved, 500 * 4096, 2000000L * 4096, MREMAP_MAYMOVE);
+  touch(moved, 900);
+  return 0;
+}
+"""
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("plugins")
+def test_peak_memory_is_what_was_resident_at_once(build: Build) -> None:
+    program = build("pages", PAGES)
+    runs = [qemu.run(program, arguments, cpu="cortex-a53", memory=True) for arguments in ([], ["x"], ["x"])]
+    base, first, second = (run.peak_memory_bytes for run in runs)
+    assert base is not None and first is not None and first == second
+    # 1000 pages at first, 100 + 100 + 900 in the end; a few of the program's own code.
+    assert 1100 <= (first - base) // 4096 <= 1103 and base < 200 * 4096
+    assert qemu.run(program, cpu="cortex-a53", count=True).peak_memory_bytes is None
+
+
+@pytest.mark.qemu
+def test_sysroot_and_environment_reach_the_program(build: Build, tmp_path: Path) -> None:
+    text = r"""
+#include <stdio.h>
+#include <stdlib.h>
+int main(void) {
+  char line[99] = "";
+  FILE *file = fopen("/etc/of-the-sysroot", "r");
+  fgets(line, 99, file);
+  printf("%s %s %s %s", line, getenv("PLAIN"), getenv("LD_LIBRARY_PATH"), getenv("HOME") ? "home" : "no home");
+  return 0;
+}
+"""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "of-the-sysroot").write_text("found")
+    environment = {"PLAIN": "a,b c", "LD_LIBRARY_PATH": "/nowhere"}
+    result = qemu.run(build("sysroot", text), cpu="cortex-a53", sysroot=tmp_path, environment=environment)
+    assert result.stdout == "found a,b c /nowhere no home"
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("plugins")
+def test_counts_that_were_cut_short_are_an_error(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(text: str) -> object:
+        raise ValueError(text[:1])
+
+    monkeypatch.setattr(qemu.json, "loads", cut)
+    with pytest.raises(SparrowError, match="wrote no instruction counts"):
+        qemu.run(build("loop", LOOP), cpu="cortex-a53", count=True)
+
+
 @pytest.mark.qemu
 def test_arguments_output_and_environment(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QEMU_CPU", "no-such-model")
     text = "#include <stdio.h>\nint main(int n, char **a) { fputs(a[n - 1], stderr); return n; }\n"
     result = qemu.run(build("arguments", text), ["--x", "a, b"], cpu="armv8-a")
     assert (result.exit_code, result.stdout, result.stderr, result.counts) == (3, "", "a, b", None)
+
+
+@pytest.mark.qemu
+def test_rubbish_that_a_program_prints_is_handed_on(build: Build) -> None:
+    text = '#include <unistd.h>\nint main(void) { return write(1, "\\xff\\0x", 3) != 3; }\n'
+    result = qemu.run(build("rubbish", text), cpu="cortex-a53")
+    assert (result.exit_code, result.stdout) == (0, "\ufffd\0x")
 
 
 # A parent and a child that both sleep: the child must not survive either.
@@ -164,10 +382,11 @@ def test_wrong_files_are_refused_before_qemu_runs(tmp_path: Path) -> None:
     script.write_text("#!/bin/sh\nexit 0 # padding\n")
     with pytest.raises(SparrowError, match="no ELF"):
         qemu.run(script, cpu="cortex-a53")
-    x86 = tmp_path / "x86"
-    x86.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00" + bytes(40))
-    with pytest.raises(SparrowError, match=r"another architecture .*62"):
-        qemu.run(x86, cpu="cortex-a53")
+    for machine, bits in ((62, 2), (40, 1), (183, 1)):  # x86-64, 32-bit ARM, 32-bit programs for aarch64
+        other = tmp_path / "other"
+        other.write_bytes(b"\x7fELF" + bytes([bits, 1, 1]) + bytes(9) + b"\x02\x00" + bytes([machine, 0]) + bytes(40))
+        with pytest.raises(SparrowError, match=rf"another architecture .*{machine}"):
+            qemu.run(other, cpu="cortex-a53")
     arm = tmp_path / "arm"
     arm.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00" + bytes(40))
     with pytest.raises(SparrowError, match="not executable") as caught:
