@@ -17,16 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparrow.benchmarks.predict.blocks import check_tools
-from sparrow.benchmarks.predict.predict import Core, Prediction, load_core, predict
+from sparrow.benchmarks.predict.predict import Core, Prediction, core_names, load_core, predict
 from sparrow.benchmarks.results import (
+    BEFORE_FIRST,
     BenchResult,
     Environment,
+    MemoryResult,
+    OperatorResult,
     ProgramResult,
     ThreadsResult,
     VerifyResult,
     read_environment,
 )
-from sparrow.benchmarks.runners.qemu import QemuProcess, RunResult, cpu_model, run
+from sparrow.benchmarks.runners.qemu import Cache, QemuProcess, RunResult, Section, cpu_model, find_qemu, run
 from sparrow.deploy.bundle import Bundle, load_bundle
 from sparrow.kernels.errors import SparrowError
 
@@ -246,14 +249,15 @@ def bench(
     warmup: int = 1,
     repeat: int = 3,
     image: FloatArray | None = None,
+    caches: tuple[Cache, Cache] | None = None,
     cores: Sequence[str] = (),
     timeout: float = 600,
     on_progress: Callable[[str], None] = lambda step: None,
 ) -> BenchResult:
-    """Count the instructions that one inference of a bundle retires, under QEMU.
+    """Count what one inference of a bundle costs under QEMU: instructions, accesses to memory, misses of caches.
 
-    On one thread the figure repeats exactly. On more it includes the waiting of threads for one another, which
-    depends on how the host schedules them.
+    On one thread the figures repeat exactly. On more they include the waiting of threads for one another, which
+    depends on how the host schedules them. A QEMU without plugins counts instructions alone; a warning says so.
 
     Args:
         bundle_dir: Bundle folder.
@@ -262,8 +266,10 @@ def bench(
         warmup: Inferences before the counted ones.
         repeat: Inferences counted.
         image: Input, float32, of any shape with as many numbers as the input; by default uniform noise of one seed.
-        cores: Cores to predict the cycles of one inference on one thread for, one more run each. Without LLVM's tools
-            a warning is logged, and the counts alone are returned.
+        caches: First and second level of data cache to simulate, a pair for each thread; by default those of the core
+            ``cpu``, and none for an architecture level.
+        cores: Cores to predict the cycles of one inference on one thread for, one more run for each CPU model of QEMU.
+            Without LLVM's tools a warning is logged, and the counts alone are returned.
         timeout: Seconds for each run.
         on_progress: Called with a text before each run.
 
@@ -283,13 +289,20 @@ def bench(
     if image is None:
         image = np.random.default_rng(0).random(shape, dtype=np.float32)
     _check_images(bundle, image.reshape(1, -1))
+    watched = find_qemu().plugins
+    if not watched:
+        log.warning("QEMU %s was built without plugins: memory, caches and cycles are left out", find_qemu().version)
+        to_predict = []
+    if caches is None and cpu in core_names():
+        caches = load_core(cpu).l1, load_core(cpu).l2
     try:
         if to_predict:
             check_tools()
     except SparrowError as error:
         log.warning("%s", error)
         to_predict = []
-    inferences, predictions = [], []
+    inferences: list[ThreadsResult] = []
+    predictions: dict[Core, Prediction] = {}
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-") as folder:
         source, target = _files(Path(folder), 0)
         image.astype(np.float32).tofile(source)
@@ -297,14 +310,21 @@ def bench(
             on_progress(f"{number} thread{'s' if number > 1 else ''} on {cpu}")
             arguments = ["--input", str(source), "--output", str(target), "--threads", str(number),
                          "--warmup", str(warmup), "--repeat", str(repeat)]  # fmt: skip
-            result = run(bundle.runner, arguments, cpu=cpu, timeout=timeout, count=True)
+            result = run(bundle.runner, arguments, cpu=cpu, timeout=timeout, count=True, memory=watched,
+                         caches=[caches] if caches and watched else [])  # fmt: skip
             _read_outputs(bundle, result, target, 1)
-            inferences.append(_summarize(number, repeat, result))
-        # Once is enough: on one thread all inferences execute the same. A warm-up fills the simulated caches.
+            inferences.append(_summarize(bundle, number, repeat, result))
+        # Once is enough: on one thread all inferences execute the same. A warm-up fills the simulated caches. Cores of
+        # one CPU model execute the same and differ in their caches.
         arguments = ["--input", str(source), "--output", str(target), "--warmup", "1"]
-        for core in to_predict:
-            on_progress(f"prediction for {core.name}")
-            predictions.append(_predict(bundle, arguments, core, target, timeout))
+        for model in dict.fromkeys(cpu_model(core.name) for core in to_predict):
+            alike = [core for core in to_predict if cpu_model(core.name) == model]
+            on_progress(f"prediction for {', '.join(core.name for core in alike)}")
+            result = run(bundle.runner, arguments, cpu=alike[0].name, timeout=timeout,
+                         caches=[(core.l1, core.l2) for core in alike])  # fmt: skip
+            _read_outputs(bundle, result, target, 1)
+            for hierarchy, core in enumerate(alike):
+                predictions[core] = predict(result.counts, core, hierarchy=hierarchy)
     manifest = bundle.manifest
     return BenchResult(
         bundle=manifest["name"],
@@ -314,7 +334,8 @@ def bench(
         weights_bytes=manifest["weights_bytes"],
         arena_bytes=manifest["arena_bytes"],
         environment=environment,
-        predictions=tuple(predictions),
+        predictions=tuple(predictions[core] for core in to_predict),
+        caches=caches if watched else None,
     )
 
 
@@ -330,7 +351,7 @@ def bench_program(program: Path, arguments: Sequence[str], *, cpu: str, timeout:
     Raises:
         SparrowError: It is missing, for another architecture, crashed, hung or failed.
     """
-    result = run(program, arguments, cpu=cpu, timeout=timeout, count=True)
+    result = run(program, arguments, cpu=cpu, timeout=timeout, count=True, memory=find_qemu().plugins)
     if result.exit_code:
         raise SparrowError(
             f"{program.name} exited with {result.exit_code}: {result.stderr.strip()[:300] or 'no message'}",
@@ -341,24 +362,65 @@ def bench_program(program: Path, arguments: Sequence[str], *, cpu: str, timeout:
     if counts is None:
         raise SparrowError(f"{program.name} left no counts", expected="a program that ends by itself")
     regions = tuple(sum(region) for region in counts.regions)
-    return ProgramResult(program.name, counts.program, regions, read_environment(cpu))
+    return ProgramResult(program.name, counts.program, regions, read_environment(cpu), result.peak_memory_bytes)
 
 
-def _predict(bundle: Bundle, arguments: list[str], core: Core, output: Path, timeout: float) -> Prediction:
-    result = run(bundle.runner, arguments, cpu=core.name, timeout=timeout, caches=[(core.l1, core.l2)])
-    _read_outputs(bundle, result, output, 1)
-    return predict(result.counts, core)
-
-
-def _summarize(threads: int, repeat: int, result: RunResult) -> ThreadsResult:
-    regions = result.counts.regions if result.counts else ()
-    if len(regions) != repeat:
-        raise SparrowError(f"the bundle marked {len(regions)} inferences", expected=f"{repeat}",
+def _summarize(bundle: Bundle, threads: int, repeat: int, result: RunResult) -> ThreadsResult:
+    counts, names = result.counts, [BEFORE_FIRST, *bundle.manifest["steps"]]
+    if counts is None or (len(counts.regions), len(counts.sections)) != (repeat, len(names)):
+        regions, sections = (len(counts.regions), len(counts.sections)) if counts else (0, 0)
+        raise SparrowError(f"the bundle marked {regions} inferences of {sections} sections",
+                           expected=f"{repeat} of {len(names)}",
                            next_step="compile the network again with this version of Sparrow")  # fmt: skip
-    totals = [sum(region) for region in regions]
-    means = [sum(counts) / repeat for counts in zip(*regions, strict=True)]
-    busy = tuple(mean for index, mean in enumerate(means) if index == 0 or mean > 0)
-    return ThreadsResult(threads, repeat, sum(totals) / repeat, min(totals), max(totals), busy)
+    totals = [sum(region) for region in counts.regions]
+    means = [sum(by_thread) / repeat for by_thread in zip(*counts.regions, strict=True)]
+    busy = [thread for thread, mean in enumerate(means) if thread == 0 or mean > 0]
+    kernels = _kernels(bundle)
+    operators = [
+        OperatorResult(
+            name,
+            kernel,
+            sum(section.instructions) / repeat,
+            tuple(section.instructions[thread] / repeat for thread in busy),
+            _memory([section], repeat),
+        )
+        for name, kernel, section in zip(names, ["", *kernels], counts.sections, strict=True)
+    ]
+    return ThreadsResult(
+        threads=threads,
+        count=repeat,
+        instructions=sum(totals) / repeat,
+        minimum=min(totals),
+        maximum=max(totals),
+        by_thread=tuple(means[thread] for thread in busy),
+        operators=tuple(operators),
+        memory=_memory(counts.sections, repeat),
+        peak_memory_bytes=result.peak_memory_bytes,
+    )
+
+
+def _kernels(bundle: Bundle) -> list[str]:
+    """Kernel of each step. A layer is a step of the same name, and layers of one name run in their order."""
+    layers: dict[str, list[str]] = {}
+    for layer in bundle.manifest["layers"]:
+        layers.setdefault(layer["name"], []).append(layer["kernel"])
+    return [layers[step].pop(0) if layers.get(step) else "" for step in bundle.manifest["steps"]]
+
+
+def _memory(sections: Sequence[Section], repeat: int) -> MemoryResult | None:
+    """Sum over sections and threads; the one simulated cache hierarchy is the first."""
+    accesses = [counts for section in sections for counts in section.memory]
+    if not accesses:
+        return None
+    misses = [lost for section in sections for by_thread in section.caches[:1] for lost in by_thread]
+    return MemoryResult(
+        loads=sum(counts.loads for counts in accesses) / repeat,
+        stores=sum(counts.stores for counts in accesses) / repeat,
+        bytes_loaded=sum(counts.bytes_loaded for counts in accesses) / repeat,
+        bytes_stored=sum(counts.bytes_stored for counts in accesses) / repeat,
+        l1_misses=sum(lost.l1 for lost in misses) / repeat if misses else None,
+        l2_misses=sum(lost.l2 for lost in misses) / repeat if misses else None,
+    )
 
 
 def _input_shape(bundle: Bundle) -> tuple[int, ...]:

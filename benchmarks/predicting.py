@@ -30,7 +30,7 @@ class PredictionResult:
         affinity: Cores that threads were placed on, as asked for.
         predictions: One entry for each number of threads.
         cores: Each kind of core that was used, with its figures and what is known of their error.
-        memory_efficiency: Share of the peak memory bandwidth that programs are taken to reach.
+        memory_efficiency: Share of the rate of copying at which lines are taken to come from memory.
         environment: What it was got with.
         llvm_release: Release of LLVM whose pipeline models were used.
     """
@@ -97,7 +97,7 @@ def predict_bundle(
         for placement in placements:
             number = len(placement)
             on_progress(f"{number} thread{'s' if number > 1 else ''} for {chip.name}")
-            caches = chip.all_hierarchies({core.cluster for core in placement})
+            caches = chip.all_hierarchies(placement)
             counts = inference.run(chip.instruction_sets, caches, threads=number)
             if len(counts.sections) != len(names):
                 raise SparrowError(f"the bundle marked {len(counts.sections) - 1} operators",

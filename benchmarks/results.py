@@ -15,9 +15,12 @@ from typing import Any
 import cattrs
 
 from sparrow.benchmarks.predict.predict import Prediction
-from sparrow.benchmarks.runners.qemu import cpu_model, find_qemu
+from sparrow.benchmarks.runners.qemu import Cache, cpu_model, find_qemu
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.kernels.files import atomic_file
+
+# Name of what an inference does before its first operator: the checks of its arguments.
+BEFORE_FIRST = "before the first operator"
 
 # Schema -> module and class.
 RESULTS = {
@@ -100,6 +103,27 @@ class VerifyResult:
 
 
 @dataclass(frozen=True)
+class MemoryResult:
+    """Accesses to memory in one inference, all threads together, the mean over the inferences.
+
+    Attributes:
+        loads: Loads, those of 16 bytes taken as two.
+        stores: Stores, likewise.
+        bytes_loaded: Bytes loaded.
+        bytes_stored: Bytes stored.
+        l1_misses: Lines that the first level of cache lacked; ``None`` where no caches were simulated.
+        l2_misses: Lines that the second level lacked as well, likewise.
+    """
+
+    loads: float
+    stores: float
+    bytes_loaded: float
+    bytes_stored: float
+    l1_misses: float | None = None
+    l2_misses: float | None = None
+
+
+@dataclass(frozen=True)
 class OperatorResult:
     """One step of a program in one inference.
 
@@ -108,20 +132,14 @@ class OperatorResult:
         kernel: Kernel that computes it, empty for code that TVM generated.
         instructions: All threads together, the mean over the inferences.
         by_thread: The same for each thread, the main thread first.
-        loads: Loads, those of 16 bytes taken as two; ``None`` where memory was not watched.
-        stores: Stores, likewise.
-        bytes_loaded: Bytes loaded, likewise.
-        bytes_stored: Bytes stored, likewise.
+        memory: Its accesses to memory; ``None`` where they were not watched.
     """
 
     name: str
     kernel: str
     instructions: float
     by_thread: tuple[float, ...]
-    loads: float | None = None
-    stores: float | None = None
-    bytes_loaded: float | None = None
-    bytes_stored: float | None = None
+    memory: MemoryResult | None = None
 
 
 @dataclass(frozen=True)
@@ -135,8 +153,9 @@ class ThreadsResult:
         minimum: Of the cheapest inference.
         maximum: Of the dearest inference; more than the minimum only where threads wait for one another.
         by_thread: Mean for each thread that did something, the main thread first.
-        operators: The same by step of the program, in the order in which they run.
-        peak_memory_bytes: Memory of the program at its largest; ``None`` where it was not watched.
+        operators: The same by step of the program, in the order in which they run, after what comes before the first.
+        memory: Accesses to memory of one inference; ``None`` where they were not watched.
+        peak_memory_bytes: Most memory that the program had resident at once, start-up included; ``None`` likewise.
     """
 
     threads: int
@@ -146,6 +165,7 @@ class ThreadsResult:
     maximum: int
     by_thread: tuple[float, ...]
     operators: tuple[OperatorResult, ...] = ()
+    memory: MemoryResult | None = None
     peak_memory_bytes: int | None = None
 
 
@@ -162,6 +182,7 @@ class BenchResult:
         arena_bytes: Bytes of memory for activations.
         environment: What it was got with.
         predictions: Predicted cycles, one entry for each core that was asked for.
+        caches: First and second level of the simulated data cache of each thread; ``None`` where none was.
     """
 
     bundle: str
@@ -172,6 +193,7 @@ class BenchResult:
     arena_bytes: int
     environment: Environment
     predictions: tuple[Prediction, ...] = ()
+    caches: tuple[Cache, Cache] | None = None
     schema: str = field(default="sparrow-benchmark", init=False)
     schema_version: int = field(default=2, init=False)
 
@@ -185,6 +207,7 @@ class ProgramResult:
         by_thread: Instructions of the whole run, the main thread first.
         regions: Instructions of each region between ``hint #120`` and ``hint #121``, all threads together; empty for a
             program that marks none.
+        peak_memory_bytes: Most memory that it had resident at once; ``None`` where it was not watched.
         environment: What the result was got with.
     """
 
@@ -192,8 +215,9 @@ class ProgramResult:
     by_thread: tuple[int, ...]
     regions: tuple[int, ...]
     environment: Environment
+    peak_memory_bytes: int | None = None
     schema: str = field(default="sparrow-program", init=False)
-    schema_version: int = field(default=1, init=False)
+    schema_version: int = field(default=2, init=False)
 
     @property
     def instructions(self) -> int:

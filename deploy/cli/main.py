@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import signal
 import sys
 import traceback
 
@@ -19,7 +20,10 @@ COMMANDS = {
     "export": "Export a checkpoint to standard ONNX.",
     "compile": "Compile an ONNX network to an aarch64 bundle.",
     "verify": "Compare a bundle with ONNX Runtime, image by image.",
-    "bench": "Count what a bundle costs.",
+    "bench": "Count what a bundle costs, or measure it on a device, beside other runtimes.",
+    "predict": "Predict how long a bundle takes on the cores of a phone or board.",
+    "report": "Draw results as one HTML page.",
+    "calibrate": "Fit the predictor to published measurements, and say how far it is off.",
     "inspect": "Show what is in a bundle or an ONNX file, layer by layer.",
 }
 
@@ -70,6 +74,8 @@ verbose_option = click.option(
 
 def main() -> None:
     """Run the command line and end the process with the documented exit code."""
+    # A command that is told to stop ends as by Ctrl-C does: its children are killed and its scratch files removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))

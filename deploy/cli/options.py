@@ -1,6 +1,7 @@
 """Options and callbacks that several commands share."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,6 @@ import click
 
 from sparrow.models import MODELS
 from sparrow.quantize.data import DATASETS
-
-RUNNERS = ["qemu"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
@@ -89,6 +88,19 @@ def parse_positive_list(context: click.Context, parameter: click.Parameter, valu
 def parse_names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
     """Parse ``cortex-a53,cortex-a76``."""
     return [name for name in map(str.strip, value.split(",")) if name]
+
+
+def parse_share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Parse ``2%`` or ``0.02``."""
+    if value is None:
+        return None
+    try:
+        share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not (math.isfinite(share) and share >= 0):
+        raise click.BadParameter(f"got {value!r}, expected a share such as 2%")
+    return share
 
 
 def echo_json(document: Any) -> None:

@@ -8,13 +8,13 @@ import click
 
 from sparrow.benchmarks.runners.qemu import CPU_MODELS
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import RUNNERS, data_options, echo_json, json_option
+from sparrow.deploy.cli.options import data_options, echo_json, json_option
 from sparrow.deploy.cli.progress import counter
 
 
 @click.command("verify")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--runner", type=click.Choice(RUNNERS), default="qemu", show_default=True, help="Where the bundle runs.")
+@click.option("--runner", type=click.Choice(["qemu"]), default="qemu", show_default=True, help="Where the bundle runs.")
 @click.option("--cpu", type=click.Choice(list(CPU_MODELS)), help="Core to emulate [default: the bundle's target].")
 @data_options(required=False)
 @click.option("--images", default="256", show_default=True, metavar="N|all", help="How many test images to compare.")

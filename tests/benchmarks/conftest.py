@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.benchmarks import harness
 from sparrow.benchmarks.runners import qemu
 
 
@@ -17,7 +18,8 @@ def counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     found = qemu.find_qemu()
     if request.param == "plugin" and not found.plugins:
         pytest.skip("this qemu-aarch64 was built without plugins")
-    monkeypatch.setattr(qemu, "find_qemu", lambda: replace(found, plugins=request.param == "plugin"))
+    for module in (qemu, harness):
+        monkeypatch.setattr(module, "find_qemu", lambda: replace(found, plugins=request.param == "plugin"))
     return str(request.param)
 
 

@@ -11,6 +11,7 @@ from sparrow.benchmarks.results import (
     RESULTS,
     BenchResult,
     Environment,
+    MemoryResult,
     OperatorResult,
     ProgramResult,
     ThreadsResult,
@@ -19,16 +20,18 @@ from sparrow.benchmarks.results import (
     read_result,
     write_result,
 )
+from sparrow.benchmarks.runners.qemu import Cache
 from sparrow.kernels.errors import SparrowError
 
 ENVIRONMENT = Environment("1.0", "abc", "7.2", "cortex-a53", "cortex-a53")
 OPERATORS = (
-    OperatorResult("conv", "conv_dotprod", 2.5, (1.5, 1.0), 1.0, 2.0, 3.0, 4.0),
+    OperatorResult("conv", "conv_dotprod", 2.5, (1.5, 1.0), MemoryResult(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)),
     OperatorResult("mean", "", 1.0, (1.0,)),
 )
+THREADS = ThreadsResult(2, 3, 4.5, 4, 5, (2.5, 2.0), OPERATORS, MemoryResult(1.0, 2.0, 3.0, 4.0), 4096)
 BENCH = BenchResult(
-    "net", 1, (ThreadsResult(2, 3, 4.5, 4, 5, (2.5, 2.0), OPERATORS, 4096),), {"a": 1}, 2, 3, ENVIRONMENT,
-    (Prediction(load_core("cortex-a53"), 1.0, 2.0, 3.0, 4.0, 5.0, 0.99),),
+    "net", 1, (THREADS,), {"a": 1}, 2, 3, ENVIRONMENT,
+    (Prediction(load_core("cortex-a53"), 1.0, 2.0, 3.0, 4.0, 5.0, 0.99),), (Cache(4096, 4, 64), Cache(8192, 4, 64)),
 )  # fmt: skip
 VERIFICATION = VerifyResult("net", 1, 1.0, 1.0, 0.0, 0.0, 0.0, None, 0.5, True, "bound", True, ENVIRONMENT)
 PROGRAM = ProgramResult("prog", (3, 1), (2,), ENVIRONMENT)

@@ -10,11 +10,21 @@ from click.testing import CliRunner
 from sparrow.benchmarks import harness, results
 from sparrow.benchmarks.predict.predict import Prediction, load_core
 from sparrow.deploy.cli.bench import command
+from sparrow.kernels.errors import SparrowError
+
+COUNTS = (
+    results.ThreadsResult(1, 3, 2e6, 2_000_000, 2_000_000, (2e6,),
+                          (results.OperatorResult("conv", "dotprod", 1.5e6, (1.5e6,)),
+                           results.OperatorResult("mean", "", 0.5e6, (0.5e6,))),
+                          results.MemoryResult(10, 5, 4e6, 2e6, 100, 10), 3_000_000),
+)  # fmt: skip
 
 
 def fake_bench(bundle: Path, *, cores: list[str], **unused: Any) -> results.BenchResult:
     predictions = tuple(Prediction(load_core(name), 4e6, 2e6, 5e5, 100, 10, 0.996) for name in cores)
-    return results.BenchResult("net", 1, (), {}, 0, 0, results.Environment(*"12345"), predictions)
+    return results.BenchResult(
+        "net", 1, COUNTS, {"net.so": 1000 + len(bundle.name)}, 0, 0, results.Environment(*"12345"), predictions
+    )
 
 
 @pytest.fixture
@@ -40,6 +50,38 @@ def test_the_document_holds_cycles_and_source(bench: Any) -> None:
     assert prediction["core"]["figures"]["pipeline_factor"] > 0 and prediction["core"]["source"]
 
 
+def test_counts_are_listed_by_operator_with_memory(bench: Any) -> None:
+    lines = bench().output.splitlines()
+    assert any("1.500 million  75.0%  conv  dotprod" in line for line in lines)
+    assert any("4.00 MB loaded, 2.00 MB stored; cache lines missed: L1 100, L2 10" in line for line in lines)
+    assert any("most memory resident" in line and "3.00 MB" in line for line in lines)
+
+
+def test_baseline_is_a_gate(bench: Any, tmp_path: Path) -> None:
+    assert bench("-o", str(tmp_path / "before.json")).exit_code == 0
+    same = bench("--baseline", str(tmp_path / "before.json"), "--fail-above", "2%")
+    assert same.exit_code == 0 and "(+0.00%)" in same.output
+    document = json.loads((tmp_path / "before.json").read_text())
+    document["inferences"][0]["minimum"] = 1_900_000
+    (tmp_path / "cheaper.json").write_text(json.dumps(document))
+    assert bench("--baseline", str(tmp_path / "cheaper.json")).exit_code == 0
+    worse = bench("--baseline", str(tmp_path / "cheaper.json"), "--fail-above", "2%")
+    assert isinstance(worse.exception, SparrowError) and worse.exception.exit_code == 3
+    assert "+5.26%" in str(worse.exception)
+
+
+def test_another_bundle_is_compared(bench: Any) -> None:
+    document = json.loads(bench("--against", "longer-name", "--json").stdout)
+    (change,) = [change for change in document["comparison"]["bytes_shipped"] if change["now"] != change["before"]]
+    assert (change["before"], change["now"]) == (1011, 1003)
+
+
+def test_other_kind_of_result_is_no_baseline(bench: Any, tmp_path: Path) -> None:
+    results.write_result(results.ProgramResult("p", (1,), (), results.Environment(*"12345")), tmp_path / "other.json")
+    error = bench("--baseline", str(tmp_path / "other.json")).exception
+    assert "holds a sparrow-program" in str(error)
+
+
 def test_nothing_is_predicted_unasked(bench: Any) -> None:
     assert "predicted" not in bench().output
 
@@ -54,7 +96,16 @@ def test_an_unknown_core_lists_the_nearest(bench: Any) -> None:
     [
         ([], "got 0 bundles"),
         (["one", "two"], "got 2 bundles"),
-        (["--exec", "prog", "--predict", "cortex-a53"], "--predict needs a bundle"),
+        (["--exec", "prog", "--predict", "cortex-a53"], "--predict belongs to --runner qemu, got --exec"),
+        (["net", "--host", "pi@board"], "--host belongs to --runner ssh, got --runner qemu"),
+        (["net", "--runner", "ssh"], "--runner ssh needs --host"),
+        (["net", "--runner", "adb", "--predict", "cortex-a53"], "--predict belongs to --runner qemu"),
+        (["net.onnx", "--peers", "ncnn", "--threads", "4"], "--threads belongs to --runner qemu"),
+        (["net", "--cpu", "cortex-a53,cortex-a76"], "got 2 CPUs, expected one"),
+        (["net", "--fail-above", "2%"], "--fail-above needs --against or --baseline"),
+        (["net", "--fail-above", "two"], "got 'two', expected a share"),
+        (["net", "--fail-above", "-1"], "got '-1', expected a share"),
+        (["net", "--against", "a", "--baseline", "b"], "got --against and --baseline"),
     ],
 )
 def test_usage(arguments: list[str], message: str) -> None:
