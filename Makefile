@@ -4,7 +4,7 @@ VENV := .venv
 SPARROW := $(VENV)/bin/sparrow
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint setup system predictor clean
+.PHONY: demo test lint setup system predictor devices clean
 
 demo: setup
 	$(SPARROW) demo -o demo
@@ -41,6 +41,16 @@ predictor:
 	  if [ "$$(id -u)" = 0 ]; then run=; else run=sudo; fi; \
 	  { $$run apt-get update -qq && $$run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq llvm-19 >/dev/null; } \
 	  || echo "llvm-19 could not be installed: predicted cycles are left out"; }
+
+# Clients and a server for the tests of measuring over adb and ssh. Not part of `make test`: on a desk, openssh-server
+# would begin to listen; without these packages the tests say that they were skipped.
+devices:
+	@command -v adb >/dev/null && command -v ssh >/dev/null && test -x /usr/sbin/sshd || { \
+	  echo "installing the Debian packages adb, openssh-client and openssh-server (tests of measuring on devices)"; \
+	  if [ "$$(id -u)" = 0 ]; then run=; else run=sudo; fi; \
+	  { $$run apt-get update -qq && $$run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	      adb openssh-client openssh-server >/dev/null; } \
+	  || echo "they could not be installed: tests of adb and ssh are skipped"; }
 
 # Python packages at the versions of constraints.txt: torch trains, onnx and onnxruntime are the reference, apache-tvm
 # compiles graphs, ziglang is the cross compiler.

@@ -28,6 +28,7 @@ RESULTS = {
     "sparrow-benchmark": "sparrow.benchmarks.results:BenchResult",
     "sparrow-program": "sparrow.benchmarks.results:ProgramResult",
     "sparrow-prediction": "sparrow.benchmarks.predicting:PredictionResult",
+    "sparrow-measurement": "sparrow.benchmarks.measure:Measurement",
 }
 
 

@@ -37,6 +37,7 @@ _BELONGS = {
     "min_seconds": ("adb", "ssh", "local"),
     "cooldown": ("adb", "ssh", "local"),
     "profile": ("adb", "ssh", "local"),
+    "clean_up": ("adb", "ssh", "local"),
     "runner": ("qemu", "adb", "ssh", "local"),
 }
 
@@ -70,6 +71,7 @@ _BELONGS = {
 @click.option("--cooldown", type=click.FloatRange(0), default=0, show_default=True,
               help="Seconds that a device rests before.")
 @click.option("--profile", is_flag=True, help="Also time each operator on a device.")
+@click.option("--clean-up", is_flag=True, help="Leave nothing on the device; else the next run sends less.")
 @click.option("--peers", callback=parse_names, default="", metavar="NAMES|all",
               help="Count other runtimes on a network: BUNDLE is an ONNX file then.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Bundle of that network, for the same table.")
@@ -81,7 +83,7 @@ _BELONGS = {
 @verbose_option
 @click.pass_context
 def command(
-    context: click.Context, arguments: tuple[str, ...], output: Path | None, as_json: bool, **options: Any
+    context: click.Context, /, arguments: tuple[str, ...], output: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Count what one inference of BUNDLE costs under QEMU, or measure it on a device, beside other runtimes.
 
@@ -172,7 +174,7 @@ def _count_bundle(
 def _measure(
     context: click.Context, bundle: Path, options: dict[str, Any], output: Path | None, as_json: bool
 ) -> None:
-    from sparrow.benchmarks.measure import measure_all
+    from sparrow.benchmarks.measure import Measurement, measure_all
     from sparrow.benchmarks.results import write_result
     from sparrow.benchmarks.runners.adb import open_adb, open_all_adb
     from sparrow.benchmarks.runners.device import Device
@@ -193,10 +195,17 @@ def _measure(
     for name in ("warmup", "repeat"):  # their defaults are for counts, which do not vary
         if given(name) is click.core.ParameterSource.COMMANDLINE:
             chosen[name] = options[name]
-    measurements = []
+    measurements: list[Measurement] = []
+    failures: list[SparrowError] = []
     with phases("bench") as on_progress:
         for threads in options["threads"]:
-            measurements += measure_all(bundle, devices, threads=threads, on_progress=on_progress, **chosen)
+            for found in measure_all(bundle, devices, threads=threads, on_progress=on_progress, **chosen):
+                if isinstance(found, SparrowError):
+                    failures.append(found)
+                else:
+                    measurements.append(found)
+    for device in devices if options["clean_up"] else ():
+        device.remove()
     if output is not None and len(measurements) == 1:
         write_result(measurements[0], output)
     elif output is not None:
@@ -207,6 +216,11 @@ def _measure(
         echo_json([asdict(measurement) for measurement in measurements])
     else:
         print_measurements(measurements)
+    # What the others measured is out by now; the first that went wrong decides the exit code.
+    for failure in failures[1:]:
+        click.echo(f"error: {failure}", err=True)
+    for failure in failures:
+        raise failure
     for measurement in measurements:
         measurement.require_valid()
 

@@ -137,10 +137,7 @@ def test_threads_are_bound_to_the_cores_asked_for(bundle, tmp_path, threads):
                    tmp_path / "out", "--threads", threads, "--cpus", ",".join(map(str, cpus))]  # fmt: skip
         process = subprocess.Popen([str(part) for part in command])
         try:
-            if threads == len(cpus):
-                wanted = [{cpu} for cpu in cpus]
-            else:
-                wanted = [set(cpus)] * threads
+            wanted = [{cpu} for cpu in cpus] if threads == len(cpus) else [set(cpus)] * threads
             deadline = time.monotonic() + 20
             while True:
                 tasks = [int(path.name) for path in Path(f"/proc/{process.pid}/task").iterdir()]
@@ -243,7 +240,7 @@ def test_a_device_of_another_architecture_is_refused_before_anything_is_sent(bun
 
 @pytest.mark.parametrize("options", [{"repeat": 0}, {"warmup": -1}, {"min_seconds": -1}, {"cooldown": -0.5}])
 def test_impossible_amounts_are_refused(bundle, device, options):
-    with pytest.raises(SparrowError, match="repeat .*, cooldown"):
+    with pytest.raises(SparrowError, match=r"repeat .*, cooldown"):
         fast(bundle, device, **options)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sparrow.benchmarks.runners.qemu import run
 from sparrow.deploy.bundle import load_bundle
 from sparrow.deploy.toolchain import find_toolchain
 
@@ -117,3 +118,20 @@ def test_shared_library_exports_the_interface_and_nothing_else(residual_bundle):
         assert symbol in content
     for symbol in (b"__tvm_ffi_network", b"spw_conv2d_run", b"thread_pool_run"):
         assert symbol not in content
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_step_is_a_section_and_layers_take_tasks(residual_bundle, tmp_path, threads):
+    bundle = load_bundle(residual_bundle)
+    (tmp_path / "in.bin").write_bytes(bytes(IMAGE_BYTES))
+    arguments = ["--input", str(tmp_path / "in.bin"), "--output", str(tmp_path / "out.bin"),
+                 "--threads", str(threads), "--warmup", "1", "--repeat", "2"]  # fmt: skip
+    counts = run(bundle.runner, arguments, cpu="cortex-a53", count=True).counts
+    before, *steps = counts.sections
+    assert (before.tasks, len(counts.regions), len(steps)) == (0, 2, len(bundle.manifest["steps"]))
+    layers = [layer["name"] for layer in bundle.manifest["layers"]]
+    assert layers
+    for name, section in zip(bundle.manifest["steps"], steps, strict=True):
+        assert (section.tasks > 0) == (name in layers)
+        assert section.tasks % 2 == 0 and len(section.instructions) == threads and section.instructions[0] > 0
+    assert sum(sum(section.instructions) for section in counts.sections) == sum(map(sum, counts.regions))

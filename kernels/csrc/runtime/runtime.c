@@ -156,7 +156,7 @@ int sparrow_set_cpus(sparrow_model *model, const int *cpus, size_t count) {
   struct binding binding = {.cpus = cpus, .count = count, .threads = model->context.threads};
   thread_pool_run(model->pool, (size_t)binding.threads, bind_thread, &binding);
   if (binding.refused) {
-    set_error(model, "cpus: core %d is not there, is offline, or is closed to this process", binding.refused - 1);
+    set_error(model, "core %d is not there, is offline, or is closed to this process", binding.refused - 1);
     return SPARROW_ERROR_ARGUMENT;
   }
   return SPARROW_OK;
