@@ -17,7 +17,7 @@ def namespace_packages() -> dict[str, str]:
 
 def non_python_files() -> dict[str, list[str]]:
     """List the C sources and data files that have to travel inside the wheel."""
-    suffixes = {".c", ".h", ".inc", ".css", ".json"}
+    suffixes = {".c", ".cpp", ".h", ".inc", ".css", ".json"}
     return {
         f"sparrow.{top}": [str(path.relative_to(top)) for path in Path(top).rglob("*") if path.suffix in suffixes]
         for top in TOP_LEVEL

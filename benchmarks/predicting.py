@@ -12,6 +12,7 @@ from sparrow.benchmarks.predict.blocks import LLVM_RELEASE, check_tools
 from sparrow.benchmarks.predict.calibration import load_calibration
 from sparrow.benchmarks.predict.core import Core, load_core
 from sparrow.benchmarks.predict.octa_core import SocPrediction, predict_soc, soc_work
+from sparrow.benchmarks.predict.peak import peak_rates
 from sparrow.benchmarks.predict.predict import Prediction, predict
 from sparrow.benchmarks.predict.soc import Hierarchy, Soc, load_soc
 from sparrow.benchmarks.results import Environment, read_environment
@@ -32,6 +33,8 @@ class PredictionResult:
         cores: Each kind of core that was used, with its figures and what is known of their error.
         memory_efficiency: Share of the rate of copying at which lines are taken to come from memory.
         environment: What it was got with.
+        multiply_accumulates: Of the layers that Sparrow's kernels compute, by name; zeros that are skipped count too.
+        peaks: The most of them, in billions a second, that the main thread's core can do, by instruction.
         llvm_release: Release of LLVM whose pipeline models were used.
     """
 
@@ -42,6 +45,8 @@ class PredictionResult:
     cores: tuple[Core, ...]
     memory_efficiency: float
     environment: Environment
+    multiply_accumulates: dict[str, int]
+    peaks: dict[str, float]
     llvm_release: int = LLVM_RELEASE
     schema: str = field(default="sparrow-prediction", init=False)
     schema_version: int = field(default=1, init=False)
@@ -105,6 +110,8 @@ def predict_bundle(
                                    next_step="compile the network again with this version of Sparrow")  # fmt: skip
             work = soc_work(counts, chip, placement)
             predictions.append(predict_soc(work, chip, placement, names=names, calibration=calibration))
+    fastest = placements[0][0]
+    rates = peak_rates(load_core(fastest.core, calibration), chip.instruction_sets)
     used = sorted({core.core for placement in placements for core in placement})
     return PredictionResult(
         bundle=bundle.manifest["name"],
@@ -114,6 +121,8 @@ def predict_bundle(
         cores=tuple(load_core(name, calibration) for name in used),
         memory_efficiency=calibration.memory_efficiency,
         environment=environment,
+        multiply_accumulates={layer["name"]: layer["multiply_accumulates"] for layer in bundle.manifest["layers"]},
+        peaks={name: rate * fastest.ghz for name, rate in rates.items()},
     )
 
 

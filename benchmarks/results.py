@@ -29,6 +29,8 @@ RESULTS = {
     "sparrow-program": "sparrow.benchmarks.results:ProgramResult",
     "sparrow-prediction": "sparrow.benchmarks.predicting:PredictionResult",
     "sparrow-measurement": "sparrow.benchmarks.measure:Measurement",
+    "sparrow-peers": "sparrow.benchmarks.peers.compare:PeersResult",
+    "sparrow-calibration": "sparrow.benchmarks.calibrating:CalibrationResult",
 }
 
 

@@ -26,21 +26,21 @@ class Figures:
 
     Attributes:
         pipeline_factor: What the cycles of the pipeline model are multiplied by.
-        l1_miss_cycles: Cycles lost by a line that the first level of cache lacks and the second has.
-        l2_miss_nanoseconds: Time lost by a line that the second level lacks; what runs ahead of need is hidden, so that
-            it is less than the latency of the memory.
+        l1_miss_cycles: Cycles lost by a line that the first level of cache lacks and a further one has.
+        memory_nanoseconds: Time lost by a line that no cache has; what runs ahead of need is hidden, so that it is less
+            than the latency of the memory.
         fork_join_microseconds: Time that handing a parallel section to other threads and waiting for them costs.
         typical_ghz: Frequency of the boards that they were fitted on, for predictions in cycles.
     """
 
     pipeline_factor: float
     l1_miss_cycles: float
-    l2_miss_nanoseconds: float
+    memory_nanoseconds: float
     fork_join_microseconds: float
     typical_ghz: float
 
     def __post_init__(self) -> None:
-        losses = (self.l1_miss_cycles, self.l2_miss_nanoseconds, self.fork_join_microseconds)
+        losses = (self.l1_miss_cycles, self.memory_nanoseconds, self.fork_join_microseconds)
         if self.pipeline_factor <= 0 or self.typical_ghz <= 0 or min(losses) < 0:
             raise SparrowError(f"impossible figures: {self}", expected="positive factor and frequency, no cost below 0",
                                next_step="run sparrow calibrate again")  # fmt: skip
@@ -107,7 +107,8 @@ class Calibration:
 
     Attributes:
         cores: By the name of the core.
-        memory_efficiency: Share of a SoC's peak memory bandwidth that programs reach.
+        memory_efficiency: Share of a SoC's rate of copying at which lines come from memory. It may be more than 1: not
+            every line that is stored to is read first.
         memory_source: Where that share is from, in words.
         schema: Always ``sparrow-core-figures``.
         schema_version: Version of this format.

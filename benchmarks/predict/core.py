@@ -94,7 +94,7 @@ def load_core(name: str, calibration: Calibration | None = None) -> Core:
     Raises:
         SparrowError: There is no such core; the nearest names are listed. Or there are no figures for it.
     """
-    facts = _facts(name)
+    facts = core_facts(name)
     calibration = calibration or load_calibration()
     if (fitted := calibration.cores.get(name)) is not None:
         figures, errors, figures_source = fitted.figures, fitted.errors, fitted.source
@@ -110,7 +110,12 @@ def load_core(name: str, calibration: Calibration | None = None) -> Core:
 
 
 @cache
-def _facts(name: str) -> CoreFacts:
+def core_facts(name: str) -> CoreFacts:
+    """Read a core's data file.
+
+    Raises:
+        SparrowError: There is no such core; the nearest names are listed.
+    """
     if name not in core_names():
         raise SparrowError(f"no data for the core {name!r}", expected=near_names(name, core_names()))
     return cattrs.structure(json.loads((CORES / f"{name}.json").read_text(encoding="utf-8")), CoreFacts)

@@ -30,6 +30,7 @@ class OperatorTime:
         memory_milliseconds: Of these, what cache misses and the bandwidth of the memory add.
         fork_join_milliseconds: Of these, what handing out the work and waiting for its end adds.
         bound: ``memory`` if it adds more than the instructions cost, else ``instructions``.
+        memory_bytes: Bytes of the lines that come from memory.
     """
 
     name: str
@@ -38,6 +39,7 @@ class OperatorTime:
     memory_milliseconds: float
     fork_join_milliseconds: float
     bound: str
+    memory_bytes: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def soc_work(counts: InstructionCounts | None, soc: Soc, placement: Sequence[Pla
     """Work out what one inference costs each kind of core that its threads are placed on.
 
     Args:
-        counts: What a run counted whose caches were ``soc.all_hierarchies`` of the clusters of the placement.
+        counts: What a run counted whose caches were ``soc.all_hierarchies`` of the placement.
         soc: Where the cores are.
         placement: The core of each thread.
 
@@ -88,10 +90,10 @@ def soc_work(counts: InstructionCounts | None, soc: Soc, placement: Sequence[Pla
         SparrowError: Nothing was recorded, or LLVM's tools are missing or failed.
     """
     clusters = {core.cluster for core in placement}
-    order = soc.all_hierarchies(clusters)
+    order = soc.all_hierarchies(placement)
     works = {}
     for cluster in clusters:
-        near, *last = (order.index(pair) for pair in soc.hierarchies(cluster))
+        near, *last = (order.index(pair) for pair in soc.hierarchies(cluster, placement))
         model = load_core(soc.clusters[cluster].core).pipeline_model
         works[cluster] = program_work(counts, model, hierarchy=near, last_level=last[0] if last else None)
     return works
@@ -127,14 +129,12 @@ def predict_soc(
     # A program that shares out tasks divides nothing beforehand: a section without any is the main thread's alone, and
     # what its workers execute there is their going to sleep.
     at_least = 1 if any(section.tasks for section in first.sections) else 0
-    operators, memory_bytes = [], 0.0
+    operators = []
     for index, section in enumerate(first.sections):
         by_core = [replace(work[placed.cluster].sections[index], tasks=max(section.tasks, at_least))
                    for placed in placement]  # fmt: skip
         name = names[index] if index < len(names) else f"section {index}"
-        operator, fetched = _section(name, by_core, cores, placement, bandwidth)
-        operators.append(operator)
-        memory_bytes += fetched
+        operators.append(_section(name, by_core, cores, placement, bandwidth))
     pipeline, memory, fork_join = (
         sum(getattr(operator, f"{part}_milliseconds") for operator in operators)
         for part in ("pipeline", "memory", "fork_join")
@@ -149,7 +149,7 @@ def predict_soc(
         bound=_bound(pipeline, memory),
         operators=tuple(operators),
         instructions=first.total.instructions,
-        memory_bytes=memory_bytes,
+        memory_bytes=sum(operator.memory_bytes for operator in operators),
         coverage=first.coverage,
         error=_error_text(cores),
     )
@@ -157,8 +157,7 @@ def predict_soc(
 
 def _section(
     name: str, by_core: Sequence[SectionWork], cores: Sequence[Core], placement: Sequence[PlacedCore], bandwidth: float
-) -> tuple[OperatorTime, float]:
-    """Time of a section, and the bytes that it takes from memory."""
+) -> OperatorTime:
     tasks = by_core[0].tasks
     pieces = [_piece(section, thread) for thread, section in enumerate(by_core)]
     costs = [price(piece, core.figures, placed.ghz)
@@ -167,13 +166,12 @@ def _section(
     taken = _take_tasks(tasks, nanoseconds) if tasks else [1 if piece.instructions else 0 for piece in pieces]
     slowest = max(range(len(cores)), key=lambda core: taken[core] * nanoseconds[core])
     pipeline = taken[slowest] * costs[slowest].pipeline / placement[slowest].ghz
-    memory = taken[slowest] * costs[slowest].memory / placement[slowest].ghz
     fetched = sum(number * piece.memory_lines * core.l1.line
                   for number, piece, core in zip(taken, pieces, cores, strict=True))  # fmt: skip
-    memory += max(0.0, fetched / bandwidth - pipeline - memory)
+    memory = max(taken[slowest] * nanoseconds[slowest], fetched / bandwidth) - pipeline
     busy = [core.figures.fork_join_microseconds for core, number in zip(cores, taken, strict=True) if number]
     fork_join = 1e3 * max(busy) if len(busy) > 1 else 0.0
-    return _operator(name, pipeline * 1e-6, memory * 1e-6, fork_join * 1e-6), fetched
+    return _operator(name, pipeline * 1e-6, memory * 1e-6, fork_join * 1e-6, fetched)
 
 
 def _piece(section: SectionWork, thread: int) -> Work:
@@ -202,8 +200,9 @@ def _error_text(cores: Sequence[Core]) -> str:
     return f"error unknown for cores of several kinds at once; of each kind alone: {alone}"
 
 
-def _operator(name: str, pipeline: float, memory: float, fork_join: float) -> OperatorTime:
-    return OperatorTime(name, pipeline + memory + fork_join, pipeline, memory, fork_join, _bound(pipeline, memory))
+def _operator(name: str, pipeline: float, memory: float, fork_join: float, memory_bytes: float) -> OperatorTime:
+    time = pipeline + memory + fork_join
+    return OperatorTime(name, time, pipeline, memory, fork_join, _bound(pipeline, memory), memory_bytes)
 
 
 def _bound(pipeline: float, memory: float) -> str:

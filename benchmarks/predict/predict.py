@@ -1,7 +1,8 @@
 """Predicted cycles of a program on a core: executed blocks on a pipeline model, plus what cache misses cost.
 
 cycles = factor * cycles of the pipeline model
-         + L1 misses that hit L2 * cycles of such a miss + L2 misses * nanoseconds of such a miss * GHz
+         + lines that another cache than the first level has * cycles of such a miss
+         + lines that no cache has * nanoseconds of such a miss * GHz
 
 What a miss costs and the factor are the core's fitted figures, with their source. A prediction is no measurement, and
 carries the error that its core is known to have.
@@ -25,16 +26,18 @@ class Cost:
 
     Attributes:
         pipeline: Cycles with all data in the first level of cache.
-        memory: Cycles lost by cache misses.
+        caches: Cycles lost by lines that come from a further level.
+        memory: Cycles lost by lines that come from memory.
     """
 
     pipeline: float
+    caches: float
     memory: float
 
     @property
     def cycles(self) -> float:
-        """Both together."""
-        return self.pipeline + self.memory
+        """All together."""
+        return self.pipeline + self.caches + self.memory
 
 
 def price(work: Work, figures: Figures, ghz: float | None = None) -> Cost:
@@ -45,10 +48,10 @@ def price(work: Work, figures: Figures, ghz: float | None = None) -> Cost:
         figures: Figures of the core.
         ghz: Frequency of the core; where it is not known, that of the boards that the figures were fitted on.
     """
-    l2_miss_cycles = figures.l2_miss_nanoseconds * (figures.typical_ghz if ghz is None else ghz)
-    hits = work.l1_misses - work.l2_misses
-    return Cost(figures.pipeline_factor * work.pipeline_cycles,
-                hits * figures.l1_miss_cycles + work.l2_misses * l2_miss_cycles)  # fmt: skip
+    memory_cycles = figures.memory_nanoseconds * (figures.typical_ghz if ghz is None else ghz)
+    near = work.l1_misses - work.memory_lines
+    return Cost(figures.pipeline_factor * work.pipeline_cycles, near * figures.l1_miss_cycles,
+                work.memory_lines * memory_cycles)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,5 +105,5 @@ def predict(counts: InstructionCounts | None, core: Core, *, hierarchy: int = 0)
     executed = program_work(counts, core.pipeline_model, hierarchy=hierarchy)
     work = executed.total
     cost = price(work, core.figures)
-    return Prediction(core, work.instructions, cost.pipeline, cost.memory, work.l1_misses, work.l2_misses,
+    return Prediction(core, work.instructions, cost.pipeline, cost.caches + cost.memory, work.l1_misses, work.l2_misses,
                       executed.coverage)  # fmt: skip

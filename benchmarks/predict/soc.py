@@ -1,8 +1,8 @@
 """Systems on chip: which cores a phone or board has, one file in ``socs`` each, and the placing of threads on them."""
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cattrs
@@ -24,14 +24,15 @@ class Cluster:
         core: Name of a core's data file.
         cores: Number of them.
         ghz: Highest frequency.
-        l2: Second level of cache of each core. One that the cluster shares is given to each in full: what one core
-            brings in serves the others, and what the others throw out it loses, and both are left out.
+        l2: Second level of cache.
+        l2_shared: The cluster's cores have it together; otherwise each has one of its own.
     """
 
     core: str
     cores: int
     ghz: float
     l2: Cache
+    l2_shared: bool
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Soc:
         name: Its name.
         description: The chip and the boards that have it, in words.
         clusters: The slowest first. Linux numbers their cores in this order.
-        l3: Cache that all cores share, ``None`` if there is none.
-        memory_gigabytes_per_second: Peak bandwidth of the memory.
+        l3: Cache that all cores share, with the system's own cache if it has one; ``None`` if there is none.
+        memory_gigabytes_per_second: What one core copies, bytes read and bytes written together, where such a
+            measurement is published; the peak says little of what a chip reaches.
         instruction_sets: Architecture level that all its cores have, which is what programs see; a key of
             ``runners.qemu.CPU_MODELS``.
         source: Where the data come from.
@@ -114,15 +116,31 @@ class Soc:
                                         f"such as 0,1; {self.name} has {len(known)} cores")  # fmt: skip
         return [known[number] for number in numbers]
 
-    def hierarchies(self, cluster: int) -> tuple[Hierarchy, ...]:
-        """Caches of a cluster's cores: first and second level, and where there is a third, first and third."""
-        kind = self.clusters[cluster]
-        l1 = load_core(kind.core).l1
-        return ((l1, kind.l2),) if self.l3 is None else ((l1, kind.l2), (l1, self.l3))
+    def hierarchies(self, cluster: int, placement: Sequence[PlacedCore]) -> tuple[Hierarchy, ...]:
+        """Caches as they are for one of some threads, which work at the same time.
 
-    def all_hierarchies(self, clusters: Collection[int]) -> tuple[Hierarchy, ...]:
-        """Every hierarchy that some clusters need, each once; one run simulates them all."""
-        return tuple(dict.fromkeys(pair for cluster in sorted(clusters) for pair in self.hierarchies(cluster)))
+        Args:
+            cluster: Index of the thread's cluster.
+            placement: The core of each thread. They divide the caches that their cores share among them.
+
+        Returns:
+            First and second level, and where there is a third, first and third.
+        """
+        kind = self.clusters[cluster]
+        neighbours = sum(placed.cluster == cluster for placed in placement)
+        l1, l2 = load_core(kind.core).l1, _share(kind.l2, neighbours) if kind.l2_shared else kind.l2
+        return ((l1, l2),) if self.l3 is None else ((l1, l2), (l1, _share(self.l3, len(placement))))
+
+    def all_hierarchies(self, placement: Sequence[PlacedCore]) -> tuple[Hierarchy, ...]:
+        """Every hierarchy that a placement's threads need, each once; one run simulates them all."""
+        clusters = sorted({placed.cluster for placed in placement})
+        return tuple(dict.fromkeys(pair for cluster in clusters for pair in self.hierarchies(cluster, placement)))
+
+
+def _share(cache: Cache, threads: int) -> Cache:
+    """A cache of the same ways with one of some equal parts of its sets."""
+    way = cache.ways * cache.line
+    return replace(cache, bytes=max(1, cache.bytes // way // threads) * way)
 
 
 def soc_names() -> list[str]:

@@ -124,7 +124,8 @@ def program_work(
         threads = []
         for thread, (executed, spent) in enumerate(zip(instructions[number], cycles[number], strict=True)):
             misses = section.caches[hierarchy][thread]
-            beyond = misses.l2 if last_level is None else section.caches[last_level][thread].l2
+            # Both levels are simulated behind the first, and what either has does not come from memory.
+            beyond = misses.l2 if last_level is None else min(misses.l2, section.caches[last_level][thread].l2)
             values = (executed, spent, misses.l1, misses.l2, beyond)
             threads.append(Work(*(float(value) / repetitions for value in values)))
         sections.append(SectionWork(round(section.tasks / repetitions), tuple(threads)))

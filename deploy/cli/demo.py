@@ -23,7 +23,7 @@ def command(output: Path, seed: int, as_json: bool) -> None:
     Example:
       sparrow demo -o demo
     """
-    from sparrow.benchmarks.report import print_table, write_report
+    from sparrow.benchmarks.reports.demo import print_table, write_report
     from sparrow.deploy.cli.demo_job import DemoFiles, run_demo
 
     started = time.monotonic()

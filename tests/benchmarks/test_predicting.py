@@ -60,7 +60,8 @@ def make_bundle(tmp_path: Path, runner: Path) -> Callable[..., Path]:
         folder.mkdir()
         shutil.copy(runner, folder)
         tensor = {"name": "image", "shape": [1, 6], "dtype": dtype}
-        write_manifest(folder, {"name": "chains", "target": "cortex-a53", "steps": list(steps),
+        layers = [{"name": "wide", "multiply_accumulates": 1000}]
+        write_manifest(folder, {"name": "chains", "target": "cortex-a53", "steps": list(steps), "layers": layers,
                                   "inputs": [tensor], "outputs": [tensor]})  # fmt: skip
         return folder
 

@@ -11,7 +11,7 @@ from sparrow.benchmarks.predict.work import ProgramWork, SectionWork, Work
 from sparrow.kernels.errors import SparrowError
 
 # Cores 0 to 3 at 1 GHz and 4 to 7 at 2 GHz, where a cycle of the pipeline model is a cycle, and memory with 10 GB/s.
-FIGURES = Figures(1, l1_miss_cycles=10, l2_miss_nanoseconds=100, fork_join_microseconds=0, typical_ghz=1)
+FIGURES = Figures(1, l1_miss_cycles=10, memory_nanoseconds=100, fork_join_microseconds=0, typical_ghz=1)
 CALIBRATION = Calibration(
     {name: CoreCalibration(FIGURES, (), "made up") for name in ("cortex-a55", "cortex-a76")}, 0.5, "made up"
 )
@@ -34,7 +34,7 @@ def divided(*work: Work) -> SectionWork:
 
 
 def test_one_thread_takes_its_cycles() -> None:
-    section = divided(replace(MILLION, l1_misses=3000, l2_misses=1000))
+    section = divided(replace(MILLION, l1_misses=3000, l2_misses=1000, memory_lines=1000))
     slow = predict(section, affinity="little", threads=1)
     assert slow.pipeline_milliseconds == pytest.approx(1.0)
     assert slow.memory_milliseconds == pytest.approx(2000 * 10e-6 + 1000 * 100e-6)
@@ -101,15 +101,23 @@ def test_in_a_program_of_tasks_a_section_without_any_is_the_main_threads() -> No
 
 
 def test_the_memory_serves_all_cores_at_its_bandwidth() -> None:
-    # 4 threads bring in 64 bytes 50,000 times each: 12.8 MB at 10 GB/s, where 0.1 ms of instructions were asked for.
-    thread = Work(instructions=1e5, pipeline_cycles=1e5, memory_lines=50_000)
-    prediction = predict(divided(thread, thread, thread, thread), affinity="little", threads=4)
-    assert prediction.memory_bytes == 4 * 50_000 * 64
-    assert prediction.milliseconds == pytest.approx(1.28)
+    # 4 threads bring in 64 bytes 10,000 times each: 2.56 MB at 10 GB/s. Each alone is done sooner: 0.1 ms of
+    # instructions, and 10,000 times 10 ns.
+    figures = replace(FIGURES, memory_nanoseconds=10)
+    calibration = replace(CALIBRATION, cores={"cortex-a55": CoreCalibration(figures, (), "")})
+    thread = Work(instructions=1e5, pipeline_cycles=1e5, l1_misses=10_000, l2_misses=10_000, memory_lines=10_000)
+    section = divided(thread, thread, thread, thread)
+    prediction = predict(section, affinity="little", threads=4, calibration=calibration)
+    assert prediction.memory_bytes == 4 * 10_000 * 64
+    assert prediction.milliseconds == pytest.approx(0.256)
     assert (prediction.pipeline_milliseconds, prediction.bound) == (pytest.approx(0.1), "memory")
-    # What the cores lose by their misses is not paid again.
-    thread = replace(thread, l1_misses=12_800, l2_misses=12_800)
-    assert predict(*[divided(thread)] * 2, affinity="little", threads=1).milliseconds == pytest.approx(2 * 1.38)
+    # Alone, a core waits for what it loses itself.
+    alone = predict(divided(thread), affinity="little", threads=1, calibration=calibration)
+    assert alone.milliseconds == pytest.approx(0.1 + 0.1)
+    # Lines that another cache has cost cycles, and no bandwidth.
+    near = divided(*[replace(thread, l1_misses=20_000)] * 4)
+    prediction = predict(near, affinity="little", threads=4, calibration=calibration)
+    assert (prediction.milliseconds, prediction.memory_bytes) == (pytest.approx(0.3), 4 * 10_000 * 64)
 
 
 def test_operators_are_named_and_bound_by_what_costs_most() -> None:

@@ -33,7 +33,8 @@ def test_a_soc_has_sound_data(name: str) -> None:
     for index, cluster in enumerate(soc.clusters):
         assert cluster.core in core_names() and 1 <= cluster.ghz < 4
         assert cluster.core in CORES_OF[soc.instruction_sets]
-        for near, far in soc.hierarchies(index):
+        alone = [core for core in soc.cores if core.cluster == index][:1]
+        for near, far in soc.hierarchies(index, alone):
             assert near.bytes < far.bytes and near.line == far.line
             sets = far.bytes // (far.ways * far.line)
             assert sets & (sets - 1) == 0
@@ -86,9 +87,27 @@ def test_an_affinity_that_is_none_is_refused(affinity: str) -> None:
 
 
 def test_one_run_simulates_each_hierarchy_once() -> None:
-    pi, phone = load_soc("raspberry-pi-5"), load_soc("snapdragon-855")
-    assert len(load_soc("raspberry-pi-4").all_hierarchies({0})) == 1
-    assert len(pi.all_hierarchies({0})) == 2
+    old, pi, phone = load_soc("raspberry-pi-4"), load_soc("raspberry-pi-5"), load_soc("snapdragon-855")
+    assert len(old.all_hierarchies(old.place("all", 1))) == 1
+    assert len(pi.all_hierarchies(pi.place("all", 1))) == 2
     # Both kinds of large core share the first level and the third.
-    assert len(phone.all_hierarchies({1, 2})) == 3
-    assert len(phone.all_hierarchies({0, 1, 2})) == 5
+    assert len(phone.all_hierarchies(phone.place("big", 4))) == 3
+    assert len(phone.all_hierarchies(phone.place("all", 8))) == 5
+
+
+def test_threads_divide_the_caches_that_their_cores_share() -> None:
+    old, phone = load_soc("rk3399"), load_soc("snapdragon-855")
+    little, big = old.clusters[0].l2.bytes, old.clusters[1].l2.bytes
+    for affinity, threads, expected in (("big", 1, big), ("big", 2, big // 2), ("little", 4, little // 4)):
+        placement = old.place(affinity, threads)
+        ((_, l2),) = old.hierarchies(placement[0].cluster, placement)
+        assert l2.bytes == expected
+    # One thread on a large core and two on small ones: the cluster of the large core is not theirs.
+    placement = old.place("0,1,4", 3)
+    assert [old.hierarchies(cluster, placement)[0][1].bytes for cluster in (0, 1)] == [little // 2, big]
+    (_, own), (_, all_cores) = phone.hierarchies(2, phone.place("big", 4))
+    assert phone.l3 is not None
+    assert (own, all_cores.bytes) == (phone.clusters[2].l2, phone.l3.bytes // 4)
+    # Thirds are whole sets, too.
+    (_, _), (_, third) = phone.hierarchies(2, phone.place("big", 3))
+    assert third.bytes <= phone.l3.bytes / 3 and third.bytes % (third.ways * third.line) == 0

@@ -18,15 +18,15 @@ from sparrow.deploy.cli.predict import command
 def fake_prediction(bundle: Path, soc: str, *, affinity: str, threads: list[int], **unused: Any) -> PredictionResult:
     chip = load_soc(soc)
     operators = (
-        OperatorTime("conv", 3.0, 2.0, 0.5, 0.5, "instructions"),
-        OperatorTime("mean", 1.0, 0.25, 0.75, 0.0, "memory"),
+        OperatorTime("conv", 3.0, 2.0, 0.5, 0.5, "instructions", 4096.0),
+        OperatorTime("mean", 1.0, 0.25, 0.75, 0.0, "memory", 0.0),
     )
     guesses = tuple(
         SocPrediction(number, chip.place(affinity, number), 4.0 / number, 2.25, 1.25, 0.5, "instructions", operators,
                       1e6, 1e3, 0.99, "held-out error of the test")
         for number in threads
     )  # fmt: skip
-    return PredictionResult("net", chip, affinity, guesses, (), 0.5, Environment(*"12345"))
+    return PredictionResult("net", chip, affinity, guesses, (), 0.5, Environment(*"12345"), {}, {})
 
 
 @pytest.fixture

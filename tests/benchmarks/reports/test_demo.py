@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from sparrow.benchmarks import report
+from sparrow.benchmarks.reports import demo as report
 from sparrow.kernels.errors import SparrowError
 
 VOID = {"meta", "img"}

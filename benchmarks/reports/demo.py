@@ -1,7 +1,6 @@
 """The report of the demo: one self-contained HTML file, and a table for the terminal.
 
-The page loads nothing: its style, its pictures (inline SVG) and its digits (PNG inside ``data:`` addresses) are part
-of the file. It follows the reader's light or dark scheme and fits a phone.
+Its digits are PNG inside ``data:`` addresses.
 """
 
 import base64
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Table
 
+from sparrow.benchmarks.reports.page import Html, byte_size, element, millions, page, percent, section
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_file
 
@@ -156,32 +156,15 @@ def render_report(summary: DemoSummary) -> str:
     """
     if not summary.stages:
         raise SparrowError("a report without a stage", expected="at least the float network and the bundle")
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     sections = [_tiles(summary), _stage_table(summary.stages), _stage_bars(summary.stages)]
     if summary.counts:
         sections.append(_counts(summary.counts))
     if summary.layers:
         sections += [_layer_bars(summary.layers), _layer_histograms(summary.layers)]
-    sections.append(f'<div class="pair">{_examples(summary.examples)}{_confusion(summary)}</div>')
+    sections.append(element("div", _examples(summary.examples), _confusion(summary), class_="pair"))
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in summary.facts)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(summary.title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-<header><h1>{escape(summary.title)}</h1><p>{escape(summary.subtitle)}</p></header>
-{"".join(sections)}
-<footer><h2>How to repeat this</h2><dl>{facts}</dl></footer>
-</main>
-</body>
-</html>
-"""
+    footer = f"<footer><h2>How to repeat this</h2><dl>{facts}</dl></footer>"
+    return page(summary.title, summary.subtitle, *sections, Html(footer))
 
 
 def print_table(summary: DemoSummary, console: Console | None = None) -> None:
@@ -201,8 +184,8 @@ def print_table(summary: DemoSummary, console: Console | None = None) -> None:
     stages.add_column("of what")
     for stage in summary.stages:
         stages.add_row(
-            escape_markup(stage.name), escape_markup(stage.runs_in), _percent(stage.correct / stage.images),
-            str(stage.images - stage.correct), _percent(stage.sparsity, 1), _bytes(stage.size_bytes),
+            escape_markup(stage.name), escape_markup(stage.runs_in), percent(stage.correct / stage.images),
+            str(stage.images - stage.correct), percent(stage.sparsity, 1), byte_size(stage.size_bytes),
             escape_markup(stage.size_of),
         )  # fmt: skip
     console.print(stages)
@@ -236,80 +219,82 @@ def grayscale_png(pixels: NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def _tiles(summary: DemoSummary) -> str:
+def _tiles(summary: DemoSummary) -> Html:
     first, last = summary.stages[0], summary.stages[-1]
     change = 100 * (last.correct / last.images - first.correct / first.images)
     tiles = [
-        (_percent(last.correct / last.images), f"accuracy on ARM, {change:+.2f} points against float"),
+        (percent(last.correct / last.images), f"accuracy on ARM, {change:+.2f} points against float"),
         (f"{first.size_bytes / last.size_bytes:.1f}× smaller",
-         f"{_bytes(last.size_bytes)} instead of {_bytes(first.size_bytes)}"),
-        (_percent(last.sparsity, 1), "of the weights are zero"),
+         f"{byte_size(last.size_bytes)} instead of {byte_size(first.size_bytes)}"),
+        (percent(last.sparsity, 1), "of the weights are zero"),
     ]  # fmt: skip
     if summary.counts:
         after = summary.counts[-1]
         before = next(c for c in summary.counts if (c.cpu, c.threads) == (after.cpu, after.threads))
-        tiles.append((_millions(after.instructions),
-                      f"instructions on {after.cpu} ({before.network}: {_millions(before.instructions)})"))  # fmt: skip
+        tiles.append((millions(after.instructions),
+                      f"instructions on {after.cpu} ({before.network}: {millions(before.instructions)})"))  # fmt: skip
     cells = "".join(f'<div class="tile"><b>{escape(big)}</b><span>{escape(text)}</span></div>' for big, text in tiles)
-    return f'<div class="tiles">{cells}</div>'
+    return Html(f'<div class="tiles">{cells}</div>')
 
 
-def _stage_table(stages: Sequence[Stage]) -> str:
+def _stage_table(stages: Sequence[Stage]) -> Html:
     rows = "".join(
         f"<tr><td>{escape(stage.name)}<small>{escape(stage.runs_in)}</small></td>"
-        f'<td class="number">{_percent(stage.correct / stage.images)}'
+        f'<td class="number">{percent(stage.correct / stage.images)}'
         f"<small>{stage.images - stage.correct} of {stage.images:,} wrong</small></td>"
-        f'<td class="number">{_bytes(stage.size_bytes)}<small>{escape(stage.size_of)}</small></td>'
-        f'<td class="number">{_percent(stage.sparsity, 1)}</td></tr>'
+        f'<td class="number">{byte_size(stage.size_bytes)}<small>{escape(stage.size_of)}</small></td>'
+        f'<td class="number">{percent(stage.sparsity, 1)}</td></tr>'
         for stage in stages
     )
-    return _section(
+    return section(
         "From float to the compiled bundle",
         "Each row is the same network, one step further. Every row is measured on all test images.",
-        '<div class="wide"><table><tr><th>Network</th><th class="number">Accuracy</th><th class="number">Size</th>'
-        f'<th class="number">Zeros</th></tr>{rows}</table></div>',
+        Html(
+            '<div class="wide"><table><tr><th>Network</th><th class="number">Accuracy</th><th class="number">Size</th>'
+            f'<th class="number">Zeros</th></tr>{rows}</table></div>'
+        ),
     )
 
 
-def _stage_bars(stages: Sequence[Stage]) -> str:
+def _stage_bars(stages: Sequence[Stage]) -> Html:
     largest = max(stage.size_bytes for stage in stages)
     last = len(stages) - 1
     accuracy = [
-        (f"{stage.name} · {stage.runs_in}", stage.correct / stage.images, _percent(stage.correct / stage.images),
+        (f"{stage.name} · {stage.runs_in}", stage.correct / stage.images, percent(stage.correct / stage.images),
          "after" if index == last else "before")
         for index, stage in enumerate(stages)
     ]  # fmt: skip
     size = [
-        (f"{stage.name} · {stage.size_of}", stage.size_bytes / largest, _bytes(stage.size_bytes),
+        (f"{stage.name} · {stage.size_of}", stage.size_bytes / largest, byte_size(stage.size_bytes),
          "after" if index == last else "before")
         for index, stage in enumerate(stages)
     ]  # fmt: skip
-    return (
-        '<div class="pair">'
-        + _section("Accuracy", "Share of the test images classified correctly; bars start at zero.", _bars(accuracy))
-        + _section("Bytes", "What the network takes at each stage.", _bars(size))
-        + "</div>"
+    return element(
+        "div",
+        section("Accuracy", "Share of the test images classified correctly; bars start at zero.", _bars(accuracy)),
+        section("Bytes", "What the network takes at each stage.", _bars(size)),
+        class_="pair",
     )
 
 
-def _counts(counts: Sequence[Count]) -> str:
+def _counts(counts: Sequence[Count]) -> Html:
     largest = max(count.instructions for count in counts)
     first = counts[0].network
     bars = [
         (f"{count.cpu} · {count.network}" + (f" · {count.threads} threads" if count.threads > 1 else ""),
-         count.instructions / largest, _millions(count.instructions), "before" if count.network == first else "after")
+         count.instructions / largest, millions(count.instructions), "before" if count.network == first else "after")
         for count in counts
     ]  # fmt: skip
-    return _section("Instructions for one inference", COUNT_NOTE + " Shorter is better.", _bars(bars))
+    return section("Instructions for one inference", COUNT_NOTE + " Shorter is better.", _bars(bars))
 
 
-def _layer_bars(layers: Sequence[Layer]) -> str:
+def _layer_bars(layers: Sequence[Layer]) -> Html:
     bars = [
         (f"{layer.name} · {layer.parameters:,} weights · {layer.bits} bits", layer.sparsity,
-         _percent(layer.sparsity, 1), "zero")
+         percent(layer.sparsity, 1), "zero")
         for layer in layers
     ]  # fmt: skip
-    return _section(
+    return section(
         "Bits and zeros by layer",
         "The bar is the share of a layer's weights that DGMS set to zero. The first and the last layer keep 8 bits "
         "unless the recipe says otherwise.",
@@ -317,7 +302,7 @@ def _layer_bars(layers: Sequence[Layer]) -> str:
     )
 
 
-def _bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
+def _bars(rows: Sequence[tuple[str, float, str, str]]) -> Html:
     """Horizontal bars: (label, share of the full width, figure, class). Widths are percentages: they fit any screen."""
     pitch = 44
     shapes = []
@@ -329,10 +314,10 @@ def _bars(rows: Sequence[tuple[str, float, str, str]]) -> str:
             f'<rect class="{kind}" x="0" y="{top + 19}" width="{78 * share:.3f}%" height="10" rx="5"/>'
             f'<text class="end" x="100%" y="{top + 29}">{escape(figure)}</text>'
         )
-    return f'<svg role="img" width="100%" height="{pitch * len(rows)}">{"".join(shapes)}</svg>'
+    return Html(f'<svg role="img" width="100%" height="{pitch * len(rows)}">{"".join(shapes)}</svg>')
 
 
-def _layer_histograms(layers: Sequence[Layer]) -> str:
+def _layer_histograms(layers: Sequence[Layer]) -> Html:
     key = (
         '<p class="key"><span style="--swatch: var(--before)">float weights</span>'
         '<span class="dashed">codebook that DGMS started from</span>'
@@ -341,14 +326,14 @@ def _layer_histograms(layers: Sequence[Layer]) -> str:
     )
     figures = "".join(
         f"<figure><b>{escape(layer.name)}</b><figcaption>{layer.parameters:,} weights, {layer.bits} bits, "
-        f"{_percent(layer.sparsity, 1)} zero</figcaption>{_histogram(layer)}</figure>"
+        f"{percent(layer.sparsity, 1)} zero</figcaption>{_histogram(layer)}</figure>"
         for layer in layers
     )
-    return _section(
+    return section(
         "Weights before and after",
         "Above the line: how the float weights were distributed. Below it: the values that are left, each as long as "
         "the share of the weights that took it.",
-        f'{key}<div class="layers">{figures}</div>',
+        Html(f'{key}<div class="layers">{figures}</div>'),
     )
 
 
@@ -376,7 +361,7 @@ def _histogram(layer: Layer) -> str:
         tall = max((height - middle - 24) * share / largest, 1.5)
         kind = "zero" if value == 0 else "after"
         shapes.append(f'<rect class="{kind}" x="{x(value) - 2:.2f}" y="{middle}" width="4" height="{tall:.2f}" rx="1">'
-                      f"<title>{value:.4g}: {_percent(share, 1)} of the weights</title></rect>")  # fmt: skip
+                      f"<title>{value:.4g}: {percent(share, 1)} of the weights</title></rect>")  # fmt: skip
     ends = (
         f'<text class="small" x="{pad}" y="{height - 4}">{low:.2g}</text>'
         f'<text class="small end" x="{width - pad}" y="{height - 4}">{high:.2g}</text>'
@@ -387,7 +372,7 @@ def _histogram(layer: Layer) -> str:
     return f'<svg role="img" viewBox="0 0 {width:g} {height:g}" width="100%">{"".join(shapes)}{axis}{ends}</svg>'
 
 
-def _examples(examples: Sequence[Example]) -> str:
+def _examples(examples: Sequence[Example]) -> Html:
     figures = []
     for example in examples:
         wrong = example.label != example.predicted
@@ -397,10 +382,10 @@ def _examples(examples: Sequence[Example]) -> str:
         figures.append(f'<figure{" class=wrong" if wrong else ""}><img alt="a {label}" '
                        f'src="data:image/png;base64,{address}">{text}</figure>')  # fmt: skip
     note = "What the compiled bundle answered under QEMU. Red: wrong, with the true label."
-    return _section("Some test images", note, f'<div class="digits">{"".join(figures)}</div>')
+    return section("Some test images", note, Html(f'<div class="digits">{"".join(figures)}</div>'))
 
 
-def _confusion(summary: DemoSummary) -> str:
+def _confusion(summary: DemoSummary) -> Html:
     names = [escape(name) for name in summary.classes]
     # Each row is one class, so the shade is the share of that class, whatever its number of images.
     totals = np.maximum(summary.confusion.sum(axis=1), 1)
@@ -417,26 +402,8 @@ def _confusion(summary: DemoSummary) -> str:
         rows.append(f"<tr><th>{name}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>{name}</th>" for name in names)
     wrong = int(summary.confusion.sum() - np.trace(summary.confusion))
-    return _section(
+    return section(
         "Where it is wrong",
         f"{wrong} of {int(summary.confusion.sum()):,} images. Rows are true classes, columns what the bundle answered.",
-        f'<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>{"".join(rows)}</table></div>',
+        Html(f'<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'),
     )
-
-
-def _section(title: str, note: str, body: str) -> str:
-    return f'<section><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>{body}</section>\n'
-
-
-def _percent(share: float, digits: int = 2) -> str:
-    return f"{100 * share:.{digits}f} %"
-
-
-def _bytes(size: int) -> str:
-    if size < 1000:
-        return f"{size} B"
-    return f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.2f} MB"
-
-
-def _millions(count: float) -> str:
-    return f"{count / 1e6:,.2f} M" if count >= 1e5 else f"{count:,.0f}"
