@@ -1,6 +1,14 @@
 """Proves and measures bundles.
 
-harness.py   verify a bundle against ONNX Runtime, count what an inference costs
-report.py    the report of the demo: one HTML file, one table on the terminal
-runners/     where a bundle runs: QEMU
+harness.py      verify a bundle against ONNX Runtime, count what an inference costs under QEMU
+regression.py   compare two counts: a gate for a network's continuous integration
+predicting.py   milliseconds on the cores of a named chip
+calibrating.py  fit the predictions to published measurements, and find their error
+measure.py      time a bundle on a device, with a verdict
+results.py      what these give, as dataclasses and as JSON
+reports/        HTML pages about results, and the demo's
+runners/        where programs run: QEMU, adb, ssh, this machine, an aarch64 userland
+predict/        cores, chips, pipeline models, caches, placing of threads
+calibration/    ncnn's networks, their counts, and the fit
+peers/          other runtimes, counted in the same way
 """

@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 
 from sparrow.deploy.frontend_onnx import TensorInfo
-from sparrow.deploy.operators import EXTERN_PREFIX, ConvLayer
+from sparrow.deploy.operators import EXTERN_PREFIX, ConvLayer, c_float
 from sparrow.deploy.passes.relax_rewriter import dtype_of, main_bindings, operator_name, static_shape
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.formats import pack_weights
@@ -207,6 +207,11 @@ class _Generator:
         return list(result.fields) if isinstance(result, relax.Tuple) else [result]
 
     def _sparrow_step(self, symbol: str, arguments: Iterable[tvm.ir.Expr]) -> None:
+        if not symbol.startswith(EXTERN_PREFIX):  # a function of spw.h that has no weights
+            operands = ", ".join(self._argument(argument) for argument in arguments)
+            body = f"  {symbol}({operands}, frame->context);\n  return 0;\n"
+            self.steps.append((symbol.removeprefix("spw_").removesuffix("_run"), body))
+            return
         index = int(symbol.removeprefix(EXTERN_PREFIX))
         layer = self.layers[index]
         operands = [self._operand(argument).address for argument in arguments]
@@ -235,6 +240,14 @@ class _Generator:
             )
         body.append(f"  }};\n  return sparrow_call_tvm({symbol}, tensors, {len(places)});\n")
         self.steps.append((function.name_hint, "".join(body)))
+
+    def _argument(self, expression: tvm.ir.Expr) -> str:
+        """A number, or a tensor's address, in C."""
+        if isinstance(expression, tvm.tirx.IntImm):
+            return str(expression.value)
+        if isinstance(expression, tvm.tirx.FloatImm):
+            return c_float(expression.value)
+        return f"(void *)({self._operand(expression).address})"
 
     def _operand(self, expression: tvm.ir.Expr) -> Place:
         if isinstance(expression, relax.Var):

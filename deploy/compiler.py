@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from sparrow.kernels.registry import select_kernel
 
 RUNTIME_DIR = INCLUDE_DIR / "runtime"
 RUNTIME_SOURCES = ("runtime.c", "thread_pool.c")
+MAX_OPERANDS = 64  # SPARROW_MAX_OPERANDS in kernels/csrc/runtime/program.h
 INCLUDE_FLAGS = (f"-I{INCLUDE_DIR}", f"-I{RUNTIME_DIR}", "-mno-outline-atomics")
 
 
@@ -34,6 +35,7 @@ def compile_model(
     target: str,
     name: str | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    outputs: Sequence[str] = (),
     toolchain: Toolchain | None = None,
     dump_dir: Path | None = None,
     on_phase: Callable[[str], None] = lambda phase: None,
@@ -46,6 +48,7 @@ def compile_model(
         target: A key of ``deploy.target.TARGETS``.
         name: C identifier of the network, by default made of the file's name.
         input_shapes: Static shapes for dynamic inputs, by input name.
+        outputs: Inner tensors to end the network at, by default its own outputs.
         toolchain: Cross compiler, by default the first that is installed.
         dump_dir: Folder that gets the network after each phase of the compiler.
         on_phase: Called with the name of each phase before it starts.
@@ -59,7 +62,7 @@ def compile_model(
     chosen_target = find_target(target)
     name = c_identifier(name or model_path.stem)
     on_phase("read")
-    network = load_onnx(model_path, input_shapes)
+    network = load_onnx(model_path, input_shapes, outputs)
     toolchain = toolchain or find_toolchain()
     with atomic_folder(output, may_replace=is_bundle) as folder, tempfile.TemporaryDirectory() as scratch_name:
         # TVM takes seconds to import: what is wrong with the arguments was said above, before that.
@@ -69,6 +72,7 @@ def compile_model(
         scratch = Path(scratch_name)
         state = CompilerState(network, chosen_target, name)
         run_pipeline(state, dump_dir=dump_dir, on_phase=on_phase)
+        refuse_long_calls(state.module)
         program = generate_program(state.module, state.layers, name, network.inputs, network.outputs)
         on_phase("compile")
         compile_functions(state.module, name, chosen_target, scratch / "tvm.o")
@@ -86,7 +90,10 @@ def compile_model(
         toolchain.link_shared(objects, folder / f"lib{name}.so", exports=["sparrow_*", f"{name}_program"])
         toolchain.link_executable([scratch / "sparrow_run.o", *objects], folder / RUNNER)
         (folder / f"{name}.h").write_text(_header(name), encoding="utf-8")
-        shutil.copyfile(model_path, folder / MODEL)
+        if network.reference is None:
+            shutil.copyfile(model_path, folder / MODEL)
+        else:
+            (folder / MODEL).write_bytes(network.reference.SerializeToString(deterministic=True))
         write_manifest(
             folder,
             {
@@ -110,6 +117,21 @@ def compile_model(
     return load_bundle(output)
 
 
+def refuse_long_calls(module: Any) -> None:
+    """Raise SparrowError if a function that TVM generated takes more operands than the runtime passes on.
+
+    Args:
+        module: Module after the last phase of the pipeline.
+    """
+    for variable, function in module.functions.items():
+        if variable.name_hint != "main" and len(function.params) > MAX_OPERANDS:
+            raise SparrowError(
+                f"a fused operator of the network takes {len(function.params)} tensors: {variable.name_hint[:100]}",
+                expected=f"at most {MAX_OPERANDS}, what the runtime passes to one call",
+                next_step="shorten the sequence of a recurrent layer, or the concatenation of many tensors",
+            )
+
+
 def runtime_objects(toolchain: Toolchain) -> list[Path]:
     """Compile the runtime and all kernels, or take them from the cache.
 
@@ -123,7 +145,7 @@ def runtime_objects(toolchain: Toolchain) -> list[Path]:
     sources += [(source.path, source.isa) for source in kernel_sources()]
     headers = [path for pattern in ("*.h", "*.inc") for path in INCLUDE_DIR.rglob(pattern)]
     flags = " ".join(INCLUDE_FLAGS[2:])
-    folder = cache_dir() / "objects" / source_key([path for path, _ in sources] + headers, toolchain.version, flags)
+    folder = cache_dir() / "objects" / source_key([path for path, _ in sources] + headers, toolchain.identity, flags)
     names = [f"{path.stem}.o" for path, _ in sources]
     if not folder.is_dir():
         # Another process may be doing the same: whoever comes second replaces equal files by equal files.

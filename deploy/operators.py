@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparrow.kernels.formats import ConvWeights
+from sparrow.kernels.formats import BlockPattern, ConvWeights
 
 EXTERN_PREFIX = "sparrow.conv2d."
 CHANNEL_PACK = 4
@@ -39,6 +39,12 @@ class Geometry:
     dilation: tuple[int, int] = (1, 1)
     pad: tuple[int, int] = (0, 0)
     groups: int = 1
+
+    @property
+    def is_matrix_vector(self) -> bool:
+        """Whether it multiplies a matrix by one vector."""
+        one_pixel = self.input_shape[2:] == self.output_shape[2:] == (1, 1)
+        return one_pixel and self.kernel == (1, 1) and self.pad == (0, 0)
 
     @property
     def multiply_accumulates(self) -> int:
@@ -85,11 +91,12 @@ class ConvLayer:
     def kernel_role(self) -> str:
         """Role of its micro-kernel in kernels/csrc/conv/kernels.inc, as ``role_of`` in conv2d.c finds it."""
         shape = self.geometry
-        one_pixel = shape.input_shape[2:] == shape.output_shape[2:] == (1, 1)
         if shape.groups > 1 and shape.groups == shape.input_shape[1]:
-            family = "DWCONV"
+            by_rows = shape.kernel in ((3, 3), (5, 5)) and shape.stride in ((1, 1), (2, 2)) and shape.dilation == (1, 1)
+            family = "DWROWS" if by_rows and self.input_grid is not None else "DWCONV"
         else:
-            family = "GEMV" if one_pixel and shape.kernel == (1, 1) and shape.pad == (0, 0) else "CONV"
+            dense = self.weights.pattern is BlockPattern.DENSE
+            family = "GEMV" if dense and shape.is_matrix_vector else "CONV"
         if self.input_grid is None:
             return f"{family}_F32"
         return f"{family}_QA8" if self.output_grid else f"{family}_QA8_F32"

@@ -5,18 +5,26 @@ aligned to 64 bytes: the codebook, the values, and for each output channel ``ini
 layout is neutral to the instruction set; a kernel reads int8 values in place and expands codebook indices panel by
 panel.
 
-Dense values are panels of 8 output channels (a last one of 4 where they run out), a panel is a list of taps, a tap is
-one pack of 4 input channels at one place of the window::
+Values are a stream of blocks of 16 weights. A panel of 4 output channels is a list of taps, and a tap is one pack of 4
+input channels at one place of the window::
 
-    [group][panel][input pack][window row][window column][output pack: 2 or 1][block of 16]
+    [group][output pack][input pack][window row][window column][block of 16]
 
     block int8, codebook   [4 output channels][4 input channels]
-    block float32          [4 input channels][4 output channels]
+    block float32, float16 [4 input channels][4 output channels]
 
-Depthwise values are a panel for each 4 channels: ``[channel pack][window row][window column][4 channels]``.
+Floating-point panels have 8 output channels (a last one of 4 where they run out), whose blocks of a tap lie together:
+one after the other in float32, input channel by input channel in float16.
+Depthwise values are a panel for each 4 channels, ``[channel pack][window row][window column][4 channels]``; those of
+integers are padded as a stream of blocks is.
 
-The int8 weights w0, w1, ... of a panel are cut into blocks of 16, the last one padded with zeros. Two blocks share 16
-bytes of 4-bit indices, four blocks share 16 bytes of 2-bit indices, and again the panel is padded with zeros::
+With the pattern ``s4x4`` the stream leaves out blocks of zeros. A section says which are there: for each panel, and
+once more at the end, the number of its first block (uint32), then for each block a step (uint8). A panel's first step
+is its first tap's number, each other one is what to add to the number of the tap before it, at least 1; where 255 does
+not reach, a block of zeros is kept in between.
+
+Two blocks share 16 bytes of 4-bit indices, four blocks share 16 bytes of 2-bit indices, and the stream is padded with
+zeros to whole groups of them::
 
     qs8c   byte i:  w[i]
     cb4t   byte i:  bits 0-3 index of w[i], bits 4-7 index of w[16 + i]
@@ -38,13 +46,13 @@ from numpy.typing import NDArray
 from sparrow.kernels.errors import SparrowError
 
 CHANNEL_PACK = 4
-PANEL_CHANNELS = 8
+F32_PANEL_CHANNELS = 8
 BLOCK = 16
 ALIGNMENT = 64
 CODEBOOK_ENTRIES = 16
 MAGIC = b"SPWK"
-VERSION = 1
-DENSE_PATTERN = 0
+VERSION = 2
+LARGEST_STEP = 255
 _HEADER = struct.Struct("<4sHBBIIHHIHHIIIIIIIII")
 
 
@@ -55,24 +63,39 @@ class WeightFormat(str, Enum):
     CB4T = "cb4t"  # 4-bit index into one int8 codebook for the tensor
     CB2T = "cb2t"  # 2-bit index into one int8 codebook for the tensor
     F32 = "f32"
+    F16 = "f16"  # IEEE half precision
 
     @property
     def bits(self) -> int:
         """Bits of one stored weight."""
-        return {"qs8c": 8, "cb4t": 4, "cb2t": 2, "f32": 32}[self.value]
+        return {"qs8c": 8, "cb4t": 4, "cb2t": 2, "f32": 32, "f16": 16}[self.value]
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """Type of ``ConvWeights.values``."""
-        return np.dtype({"qs8c": np.int8, "cb4t": np.uint8, "cb2t": np.uint8, "f32": np.float32}[self.value])
+        integers = {"qs8c": np.int8, "cb4t": np.uint8, "cb2t": np.uint8}
+        return np.dtype(integers.get(self.value) or {"f32": np.float32, "f16": np.float16}[self.value])
 
     @property
     def has_codebook(self) -> bool:
         """Whether stored weights are indices."""
         return self in (WeightFormat.CB4T, WeightFormat.CB2T)
 
+    @property
+    def is_float(self) -> bool:
+        """Whether stored weights are floating-point numbers."""
+        return self in (WeightFormat.F32, WeightFormat.F16)
 
-_FORMAT_CODES = [WeightFormat.QS8C, WeightFormat.CB4T, WeightFormat.CB2T, WeightFormat.F32]
+
+class BlockPattern(str, Enum):
+    """Which blocks of 4 output x 4 input channels are stored; the value is its token in descriptions."""
+
+    DENSE = "dense"  # all
+    S4X4 = "s4x4"  # those with a weight that is not zero
+
+
+_PATTERN_CODES = [BlockPattern.DENSE, BlockPattern.S4X4]
+_FORMAT_CODES = [WeightFormat.QS8C, WeightFormat.CB4T, WeightFormat.CB2T, WeightFormat.F32, WeightFormat.F16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +105,24 @@ class ConvWeights:
     Attributes:
         format: How the values are stored.
         values: [O, I / groups, kernel height, kernel width]; int8 within [-127, 127] (qs8c), uint8 codebook indices,
-            or float32.
+            float32 or float16.
         codebook: int8 within [-127, 127], at most 16 entries (cb4t) or 4 (cb2t); None for the other formats.
         initial: int32 [O], value of each accumulator before the first product: minus the input's zero point times the
             sum of the channel's weights. Not read for f32.
         scale: float32 [O], accumulator to output units. Not read for f32.
         bias: float32 [O], in output units.
         groups: 1, the number of channels (depthwise), or a divisor that leaves multiples of 4 in both channel counts.
+        pattern: Which blocks are stored; sparse weights are integers and not depthwise.
     """
 
     format: WeightFormat
-    values: NDArray[np.int8] | NDArray[np.uint8] | NDArray[np.float32]
+    values: NDArray[np.int8] | NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.float16]
     codebook: NDArray[np.int8] | None
     initial: NDArray[np.int32]
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
     groups: int = 1
+    pattern: BlockPattern = BlockPattern.DENSE
 
     def __post_init__(self) -> None:
         _check_array("weight values", self.values, self.format.dtype, 4)
@@ -113,6 +138,9 @@ class ConvWeights:
                 )
         self._check_groups()
         self._check_codebook()
+        if self.pattern is not BlockPattern.DENSE and (self.format.is_float or self.is_depthwise):
+            kind = "depthwise" if self.is_depthwise else self.format.value
+            raise SparrowError(f"{kind} weights with the pattern {self.pattern.value}", expected="the dense pattern")
         for name, array in (("weights", self.values), ("codebook", self.codebook)):
             if array is not None and array.dtype == np.int8 and array.min(initial=0) < -127:
                 raise SparrowError(
@@ -172,8 +200,13 @@ class ConvWeights:
         return _is_depthwise(self.values.shape, self.groups)
 
     def decoded(self) -> NDArray[Any]:
-        """Weights with indices replaced by what the codebook holds: int8, or float32 for f32."""
+        """Weights with indices replaced by what the codebook holds: int8, or the format's own type for floats."""
         return self.values if self.codebook is None else self.codebook[self.values]
+
+    def stored_blocks(self) -> NDArray[np.bool_]:
+        """Blocks that are not zero: [panel][tap], panels of 4 output channels. Not for depthwise weights."""
+        blocks = np.asarray(_blocks(self.decoded(), self.groups, 0).any(axis=-1))
+        return blocks.reshape(-1, blocks.shape[2])
 
 
 def _check_array(name: str, array: object, dtype: np.dtype[np.generic], rank: int) -> None:
@@ -190,70 +223,53 @@ def _align(offset: int) -> int:
     return _ceil_div(offset, ALIGNMENT) * ALIGNMENT
 
 
-@dataclass(frozen=True)
-class _Panels:
-    """Shape of the values section.
-
-    Attributes:
-        convolutions: Parts of a grouped convolution that share no input channels; packs of a depthwise one.
-        runs: Equal panels that follow each other in every one of them: (number of panels, output packs in a panel).
-        pack_weights: Weights of an output pack.
-    """
-
-    convolutions: int
-    runs: tuple[tuple[int, int], ...]
-    pack_weights: int
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], groups: int) -> "_Panels":
-        """Shape for values [O, I / groups, kernel height, kernel width]."""
-        out_channels, in_channels, height, width = shape
-        if _is_depthwise(shape, groups):
-            return cls(_ceil_div(out_channels, CHANNEL_PACK), ((1, 1),), height * width * CHANNEL_PACK)
-        packs = _ceil_div(out_channels // groups, CHANNEL_PACK)
-        runs = tuple(run for run in ((packs // 2, 2), (packs % 2, 1)) if run[0])
-        return cls(groups, runs, _ceil_div(in_channels, CHANNEL_PACK) * height * width * BLOCK)
-
-    def stored_bytes(self, format: WeightFormat) -> int:
-        """Bytes of the values section."""
-        panels = (count * _stored_panel_bytes(format, packs * self.pack_weights) for count, packs in self.runs)
-        return self.convolutions * sum(panels)
+def _block_count(shape: tuple[int, ...], groups: int) -> tuple[int, int]:
+    """Output packs of dense values [O, I / groups, kernel height, kernel width], and blocks of each."""
+    out_channels, in_channels, height, width = shape
+    packs = groups * _ceil_div(out_channels // groups, CHANNEL_PACK)
+    return packs, _ceil_div(in_channels, CHANNEL_PACK) * height * width
 
 
 def _is_depthwise(shape: tuple[int, ...], groups: int) -> bool:
     return 1 < groups == shape[0] and shape[1] == 1
 
 
-def _stored_panel_bytes(format: WeightFormat, weights: int) -> int:
-    if format is WeightFormat.F32:
-        return 4 * weights
-    blocks_in_16_bytes = 8 // format.bits
-    return _ceil_div(_ceil_div(weights, BLOCK), blocks_in_16_bytes) * BLOCK
+def _blocks_in_16_bytes(format: WeightFormat) -> int:
+    return 1 if format.is_float else 8 // format.bits
+
+
+def _panel_bytes(format: WeightFormat, weights: int) -> int:
+    """Bytes of a stream or a panel of weights, padded to whole groups of blocks that share 16 bytes."""
+    if format.is_float:
+        return format.dtype.itemsize * weights
+    return _ceil_div(weights, BLOCK * _blocks_in_16_bytes(format)) * BLOCK
+
+
+def _depthwise_panels(values: NDArray[Any], fill: int) -> NDArray[Any]:
+    """Order depthwise values as [channel pack][tap * 4], padded to whole packs."""
+    taps = values.shape[2] * values.shape[3]
+    padded = np.full((_ceil_div(len(values), 4) * 4, taps), fill, values.dtype)
+    padded[: len(values)] = values.reshape(-1, taps)
+    return padded.reshape(-1, 4, taps).swapaxes(1, 2).reshape(-1, 4 * taps)
 
 
 def _blocks(values: NDArray[Any], groups: int, fill: int) -> NDArray[Any]:
-    """Order the values as [convolution][output pack][tap][weights of a tap], padded to whole packs."""
+    """Order the values as [convolution][output pack][tap][16], padded to whole packs."""
     out_channels, in_channels, height, width = values.shape
-    if _is_depthwise(values.shape, groups):
-        padded = np.full((_ceil_div(out_channels, 4) * 4, height * width), fill, values.dtype)
-        padded[:out_channels] = values.reshape(out_channels, -1)
-        return padded.reshape(-1, 1, 4, height * width).swapaxes(2, 3)
     out_packs, in_packs = _ceil_div(out_channels // groups, 4), _ceil_div(in_channels, 4)
     padded = np.full((groups, out_packs * 4, in_packs * 4, height, width), fill, values.dtype)
     padded[:, : out_channels // groups, :in_channels] = values.reshape(groups, -1, in_channels, height, width)
     split = padded.reshape(groups, out_packs, 4, in_packs, 4, height, width)
-    blocks = split.transpose(_BLOCK_ORDER[values.dtype == np.float32])
+    blocks = split.transpose(_BLOCK_ORDER[values.dtype.kind == "f"])
     return blocks.reshape(groups, out_packs, in_packs * height * width, BLOCK)
 
 
 def _values_of_blocks(blocks: NDArray[Any], shape: tuple[int, int, int, int], groups: int) -> NDArray[Any]:
     """Invert ``_blocks``; the padding is dropped."""
     out_channels, in_channels, height, width = shape
-    if _is_depthwise(shape, groups):
-        return blocks.swapaxes(2, 3).reshape(-1, 1, height, width)[:out_channels]
     in_packs = _ceil_div(in_channels, 4)
     split = blocks.reshape(groups, -1, in_packs, height, width, 4, 4)
-    padded = split.transpose(np.argsort(_BLOCK_ORDER[blocks.dtype == np.float32]))
+    padded = split.transpose(np.argsort(_BLOCK_ORDER[blocks.dtype.kind == "f"]))
     padded = padded.reshape(groups, -1, in_packs * 4, height, width)
     return padded[:, : out_channels // groups, :in_channels].reshape(shape)
 
@@ -263,29 +279,81 @@ def _values_of_blocks(blocks: NDArray[Any], shape: tuple[int, int, int, int], gr
 _BLOCK_ORDER = {False: (0, 1, 3, 5, 6, 2, 4), True: (0, 1, 3, 5, 6, 4, 2)}
 
 
-def _store(panels: NDArray[Any], format: WeightFormat, fill: int) -> NDArray[Any]:
-    """Turn panels [..., weights] into bytes [..., bytes]."""
-    if format is WeightFormat.F32:
+def _pair_packs(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Let two output packs' blocks of a tap lie together: [convolution][output pack][tap][16] to [block][16]."""
+    convolutions, packs, taps, _ = blocks.shape
+    pairs = blocks[:, : packs // 2 * 2].reshape(convolutions, packs // 2, 2, taps, BLOCK).swapaxes(2, 3)
+    if blocks.dtype == np.float16:
+        pairs = pairs.reshape(*pairs.shape[:4], 4, 4).swapaxes(3, 4)  # 8 output channels of an input channel, a vector
+    parts = pairs.reshape(convolutions, -1, BLOCK), blocks[:, packs // 2 * 2 :].reshape(convolutions, -1, BLOCK)
+    return np.concatenate(parts, axis=1).reshape(-1, BLOCK)
+
+
+def _separate_packs(stream: NDArray[Any], convolutions: int, packs: int) -> NDArray[Any]:
+    """Invert ``_pair_packs``."""
+    split = stream.reshape(convolutions, -1, BLOCK)
+    taps = split.shape[1] // packs
+    paired = packs // 2 * 2 * taps
+    pairs = split[:, :paired].reshape(convolutions, packs // 2, taps, 2, BLOCK)
+    if stream.dtype == np.float16:
+        pairs = pairs.reshape(*pairs.shape[:3], 4, 2, 4).swapaxes(3, 4).reshape(pairs.shape)
+    pairs = pairs.swapaxes(2, 3)
+    parts = pairs.reshape(convolutions, -1, taps, BLOCK), split[:, paired:].reshape(convolutions, -1, taps, BLOCK)
+    return np.concatenate(parts, axis=1)
+
+
+def _store(panels: NDArray[Any], format: WeightFormat, fill: int) -> NDArray[np.uint8]:
+    """Turn panels [..., weights] into bytes [..., bytes], each padded to whole groups of blocks."""
+    if format.is_float:
         return np.ascontiguousarray(panels).view(np.uint8)
-    blocks_in_16_bytes = 8 // format.bits
-    stored = _stored_panel_bytes(format, panels.shape[-1])
-    padded = np.full((*panels.shape[:-1], stored * blocks_in_16_bytes), fill, panels.dtype)
+    shared, stored = _blocks_in_16_bytes(format), _panel_bytes(format, panels.shape[-1])
+    padded = np.full((*panels.shape[:-1], stored * shared), fill, panels.dtype)
     padded[..., : panels.shape[-1]] = panels
-    blocks = padded.view(np.uint8).reshape(*panels.shape[:-1], -1, blocks_in_16_bytes, BLOCK)
-    shifts = (np.arange(blocks_in_16_bytes, dtype=np.uint8) * format.bits)[:, np.newaxis]
+    blocks = padded.view(np.uint8).reshape(*panels.shape[:-1], -1, shared, BLOCK)
+    shifts = (np.arange(shared, dtype=np.uint8) * format.bits)[:, np.newaxis]
     merged: NDArray[np.uint8] = np.bitwise_or.reduce(blocks << shifts, axis=-2)
     return merged.reshape(*panels.shape[:-1], stored)
 
 
 def _load(stored: NDArray[Any], format: WeightFormat, weights: int) -> NDArray[Any]:
     """Invert ``_store``: bytes [..., bytes] to panels [..., weights]."""
-    if format is WeightFormat.F32:
-        return np.ascontiguousarray(stored).view(np.float32)
-    blocks_in_16_bytes = 8 // format.bits
-    shifts = (np.arange(blocks_in_16_bytes, dtype=np.uint8) * format.bits)[:, np.newaxis]
+    if format.is_float:
+        return np.ascontiguousarray(stored).view(format.dtype)
+    shared = _blocks_in_16_bytes(format)
+    shifts = (np.arange(shared, dtype=np.uint8) * format.bits)[:, np.newaxis]
     groups_of_16 = stored.reshape(*stored.shape[:-1], -1, 1, BLOCK)
     blocks = groups_of_16 >> shifts & np.uint8(2**format.bits - 1)
     return blocks.reshape(*stored.shape[:-1], -1)[..., :weights].view(format.dtype)
+
+
+def _bridge_gaps(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep a few more blocks [panel][tap], so that every step fits a byte."""
+    kept = kept.copy()
+    for panel in np.flatnonzero(~_steps_fit(kept)):
+        tap = 0
+        for following in np.flatnonzero(kept[panel]):
+            while following - tap > LARGEST_STEP:
+                tap += LARGEST_STEP
+                kept[panel, tap] = True
+            tap = int(following)
+    return kept
+
+
+def _steps_fit(kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether no step of a panel exceeds a byte; [panel]."""
+    if kept.shape[1] <= LARGEST_STEP + 1:
+        return np.ones(len(kept), bool)
+    return np.array([np.diff(np.flatnonzero(row), prepend=0).max(initial=0) <= LARGEST_STEP for row in kept])
+
+
+def _list_blocks(kept: NDArray[np.bool_]) -> bytes:
+    """The section that says which blocks [panel][tap] are there."""
+    first = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype("<u4")
+    panels, taps = np.nonzero(kept)
+    steps = np.diff(taps, prepend=0)
+    begins = np.flatnonzero(np.diff(panels, prepend=-1))
+    steps[begins] = taps[begins]
+    return first.tobytes() + steps.astype(np.uint8).tobytes()
 
 
 def _zero_index(weights: ConvWeights) -> int:
@@ -318,30 +386,36 @@ def pack_weights(weights: ConvWeights) -> bytes:
         SparrowError: Input channels need padding and the codebook has no zero to pad with.
     """
     fill = _zero_index(weights)
-    blocks = _blocks(weights.values, weights.groups, fill)
-    stored, first = [], 0
-    for count, packs in _Panels.of(weights.values.shape, weights.groups).runs:
-        run = blocks[:, first : first + count * packs]
-        panels = run.reshape(len(run), count, packs, *run.shape[2:]).swapaxes(2, 3)  # a tap's packs lie together
-        stored.append(_store(panels.reshape(len(run), count, -1), weights.format, fill).reshape(len(run), -1))
-        first += count * packs
-    values = np.concatenate(stored, axis=1).tobytes()
+    paired = weights.format.is_float and not weights.is_depthwise
+    lists = b""
+    if weights.is_depthwise:
+        panels = _depthwise_panels(weights.values, fill)
+    else:
+        blocks = _blocks(weights.values, weights.groups, fill)
+        stream = _pair_packs(blocks) if paired else blocks.reshape(-1, BLOCK)
+        if weights.pattern is BlockPattern.S4X4:
+            kept = _bridge_gaps(weights.stored_blocks())
+            stream, lists = stream[kept.reshape(-1)], _list_blocks(kept)
+        panels = stream.reshape(-1)
+    values = _store(panels, weights.format, fill).tobytes()
     codebook = b"" if weights.codebook is None else weights.codebook.tobytes()
     padding = -weights.out_channels % CHANNEL_PACK
     sections = [codebook.ljust(CODEBOOK_ENTRIES, b"\0"), values]
     sections += [
         np.pad(constants, (0, padding)).tobytes() for constants in (weights.initial, weights.scale, weights.bias)
     ]
+    sections += [lists] if lists else []
     body = bytearray()
     offsets = []
     for section in sections:
         offsets.append(_HEADER.size + len(body))
         body += section.ljust(_align(len(section)), b"\0")
     header = _HEADER.pack(
-        MAGIC, VERSION, _FORMAT_CODES.index(weights.format), DENSE_PATTERN, weights.out_channels, weights.in_channels,
-        *weights.kernel, weights.groups, CHANNEL_PACK if weights.is_depthwise else PANEL_CHANNELS,
-        0 if weights.codebook is None else len(weights.codebook), offsets[0], offsets[1], len(values), *offsets[2:],
-        _HEADER.size + len(body), 0, 0,
+        MAGIC, VERSION, _FORMAT_CODES.index(weights.format), _PATTERN_CODES.index(weights.pattern),
+        weights.out_channels, weights.in_channels, *weights.kernel, weights.groups,
+        F32_PANEL_CHANNELS if paired else CHANNEL_PACK,
+        0 if weights.codebook is None else len(weights.codebook), offsets[0], offsets[1], len(values), *offsets[2:5],
+        _HEADER.size + len(body), offsets[5] if lists else 0, 0,
     )  # fmt: skip
     return header[:-4] + struct.pack("<I", _checksum(header, body)) + bytes(body)
 
@@ -372,7 +446,7 @@ class _Header:
     scale_offset: int
     bias_offset: int
     total_bytes: int
-    reserved: int
+    sparsity_offset: int
     checksum: int
 
     @property
@@ -390,11 +464,25 @@ class _Header:
             yield f"packed weights of {len(data)} bytes", f"{self.total_bytes} bytes, as their header says"
         if (checksum := _checksum(data, memoryview(data)[_HEADER.size :])) != self.checksum:
             yield f"packed weights with checksum {checksum:08x}", f"{self.checksum:08x}, as their header says"
-        if self.format >= len(_FORMAT_CODES) or self.pattern != DENSE_PATTERN:
-            yield f"weight format {self.format} with block pattern {self.pattern}", "formats 0 to 3, pattern 0"
+        if self.format >= len(_FORMAT_CODES) or self.pattern >= len(_PATTERN_CODES):
+            yield f"weight format {self.format} with block pattern {self.pattern}", "formats 0 to 4, patterns 0 and 1"
         if not self.groups or self.in_channels % self.groups or 0 in self.shape:
             yield f"weights of {self.out_channels} x {self.in_channels} channels in {self.groups} groups", "a divisor"
-        values = _Panels.of(self.shape, self.groups).stored_bytes(_FORMAT_CODES[self.format])
+        format, depthwise = _FORMAT_CODES[self.format], _is_depthwise(self.shape, self.groups)
+        panels, taps = _block_count(self.shape, self.groups)
+        blocks = panels * taps
+        if (self.sparsity_offset == 0) != (_PATTERN_CODES[self.pattern] is BlockPattern.DENSE):
+            yield f"a list of blocks at byte {self.sparsity_offset} with block pattern {self.pattern}", "one if sparse"
+        if self.sparsity_offset:
+            kept = self.kept_blocks(data)
+            if kept is None:
+                yield "a list of blocks that does not fit", f"steps within {taps} taps for each of {panels} panels"
+                return
+            blocks = int(kept.sum())
+        values = _panel_bytes(format, BLOCK * blocks)
+        if depthwise:
+            taps = CHANNEL_PACK * self.kernel_height * self.kernel_width
+            values = _ceil_div(self.out_channels, CHANNEL_PACK) * _panel_bytes(format, taps)
         if self.values_bytes != values:
             yield f"a values section of {self.values_bytes} bytes", f"{values}, which the shape takes"
         constants = _ceil_div(self.out_channels, CHANNEL_PACK) * CHANNEL_PACK * 4
@@ -408,6 +496,41 @@ class _Header:
         for name, (offset, size) in sections.items():
             if offset % ALIGNMENT or offset < _HEADER.size or offset + size > len(data):
                 yield f"a {name} section at byte {offset} of {size} bytes", f"a multiple of 64 within {len(data)} bytes"
+
+
+    def kept_blocks(self, data: bytes) -> NDArray[np.bool_] | None:
+        """Read which blocks are there, [panel][tap]; None if that makes no sense."""
+        panels, taps = _block_count(self.shape, self.groups)
+        lists = data[self.sparsity_offset :]
+        if self.sparsity_offset % ALIGNMENT or self.sparsity_offset < _HEADER.size or len(lists) < 4 * (panels + 1):
+            return None
+        first = np.frombuffer(lists, "<u4", panels + 1).astype(np.int64)
+        steps = np.frombuffer(lists, np.uint8, offset=4 * (panels + 1)).astype(np.int64)
+        if first[0] != 0 or np.any(np.diff(first) < 0) or first[-1] > len(steps):
+            return None
+        kept = np.zeros((panels, taps), bool)
+        for panel in range(panels):
+            mine = steps[first[panel] : first[panel + 1]]
+            at = np.cumsum(mine)
+            if np.any(mine[1:] == 0) or (len(at) and at[-1] >= taps):
+                return None
+            kept[panel, at] = True
+        return kept
+
+
+def _read_blocks(header: _Header, data: bytes, stored: NDArray[np.uint8], format: WeightFormat) -> NDArray[Any]:
+    """Blocks of dense or sparse values: [convolution][output pack][tap][16]."""
+    packs, taps = _block_count(header.shape, header.groups)
+    if (kept := header.kept_blocks(data) if header.sparsity_offset else None) is not None:
+        table = np.frombuffer(data, np.int8, CODEBOOK_ENTRIES, header.codebook_offset)
+        zero = int(np.argmin(np.abs(table))) if format.has_codebook else 0
+        stream = np.full((packs * taps, BLOCK), zero, format.dtype)
+        stream[kept.reshape(-1)] = _load(stored, format, BLOCK * int(kept.sum())).reshape(-1, BLOCK)
+    else:
+        stream = _load(stored, format, BLOCK * packs * taps).reshape(-1, BLOCK)
+    if format.is_float:
+        return _separate_packs(stream, header.groups, packs // header.groups)
+    return stream.reshape(header.groups, -1, taps, BLOCK)
 
 
 def unpack_weights(data: bytes) -> ConvWeights:
@@ -431,18 +554,14 @@ def unpack_weights(data: bytes) -> ConvWeights:
     for got, expected in header.problems(data):
         raise SparrowError(got, expected=expected, next_step=again)
     format = _FORMAT_CODES[header.format]
-    shape = _Panels.of(header.shape, header.groups)
-    stored = np.frombuffer(data, np.uint8, header.values_bytes, header.values_offset).reshape(shape.convolutions, -1)
-    runs, first = [], 0
-    for count, packs in shape.runs:
-        size = _stored_panel_bytes(format, packs * shape.pack_weights)
-        run = stored[:, first : first + count * size].reshape(shape.convolutions, count, size)
-        panels = _load(run, format, packs * shape.pack_weights)
-        tap = CHANNEL_PACK if _is_depthwise(header.shape, header.groups) else BLOCK
-        blocks = panels.reshape(shape.convolutions, count, -1, packs, tap).swapaxes(2, 3)
-        runs.append(blocks.reshape(shape.convolutions, count * packs, -1, tap))
-        first += count * size
-    values = _values_of_blocks(np.concatenate(runs, axis=1), header.shape, header.groups)
+    stored = np.frombuffer(data, np.uint8, header.values_bytes, header.values_offset)
+    if _is_depthwise(header.shape, header.groups):
+        taps = header.kernel_height * header.kernel_width
+        panels = _load(stored.reshape(_ceil_div(header.out_channels, CHANNEL_PACK), -1), format, CHANNEL_PACK * taps)
+        values = panels.reshape(-1, taps, CHANNEL_PACK).swapaxes(1, 2).reshape(-1, *header.shape[1:])
+        values = values[: header.out_channels]
+    else:
+        values = _values_of_blocks(_read_blocks(header, data, stored, format), header.shape, header.groups)
     codebook = np.frombuffer(data, np.int8, header.codebook_entries, header.codebook_offset)
     count = header.out_channels
     return ConvWeights(
@@ -453,6 +572,7 @@ def unpack_weights(data: bytes) -> ConvWeights:
         scale=np.frombuffer(data, np.float32, count, header.scale_offset).copy(),
         bias=np.frombuffer(data, np.float32, count, header.bias_offset).copy(),
         groups=header.groups,
+        pattern=_PATTERN_CODES[header.pattern],
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparrow.kernels.formats import ConvWeights, WeightFormat
+from sparrow.kernels.formats import ConvWeights
 
-QA8, F32 = 0, 1
+QA8, F32, F16 = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Conv2dOperator:
     """``struct spw_conv2d`` (``csrc/spw.h`` explains the fields), field for field.
 
     Attributes:
-        type: ``QA8`` or ``F32``.
+        type: ``QA8``, ``F32`` or ``F16``.
     """
 
     type: int
@@ -135,23 +135,24 @@ def conv2d_quantized(
 def conv2d_float(
     operator: Conv2dOperator,
     weights: ConvWeights,
-    activation: NDArray[np.float32],
-    residual: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32]:
-    """Convolution of float, summed in float64; kernels in float32 differ by the rounding of each addition.
+    activation: NDArray[Any],
+    residual: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Convolution of float32 or float16, summed in float64; kernels differ by the rounding of each addition.
 
     Args:
-        operator: Geometry and clamps; its type is ``F32``.
-        weights: Weights of format ``F32``.
+        operator: Geometry and clamps; its type is ``F32`` or ``F16``.
+        weights: Weights of the format that goes with it.
         activation: [N, C, H, W].
         residual: [N, O, out height, out width].
 
     Returns:
-        [N, O, out height, out width].
+        [N, O, out height, out width], float32, or float16 where the type says so and the operator not otherwise.
     """
     value = accumulate(operator, weights.values.astype(np.float64), activation.astype(np.float64), 0.0)
     value += weights.bias.reshape(-1, 1, 1)
-    return operator.clamp((value if residual is None else value + residual).astype(np.float32))
+    clamped = operator.clamp((value if residual is None else value + residual).astype(np.float32))
+    return clamped.astype(np.float16) if operator.type == F16 and not operator.float_output else clamped
 
 
 def conv2d(
@@ -161,5 +162,5 @@ def conv2d(
     residual: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Convolution of the type that the weights' format implies; see ``conv2d_quantized`` and ``conv2d_float``."""
-    function = conv2d_float if weights.format is WeightFormat.F32 else conv2d_quantized
+    function = conv2d_float if weights.format.is_float else conv2d_quantized
     return function(operator, weights, activation, residual)

@@ -11,10 +11,10 @@ KERNEL_LIST = INCLUDE_DIR / "conv" / "kernels.inc"
 
 # spw_<op>[_clamp]_<destination>_<left>[_<right>][_<pixels>x<channels>]
 NAME = re.compile(
-    r"spw_(?P<op>[a-z]+)(?P<clamp>_clamp)?_(?P<destination>f32|i32|qa8t|qs8c)_(?P<left>f32|qa8t|cb4t|cb2t)"
-    r"(?:_(?P<right>f32|qs8c))?(?:_(?P<pixels>\d+)x(?P<channels>\d+))?"
+    r"spw_(?P<op>[a-z]+)(?P<clamp>_clamp)?_(?P<destination>f32|f16|i32|qa8t|qs8c)_(?P<left>f32|f16|qa8t|cb4t|cb2t)"
+    r"(?:_(?P<right>f32|f16|qs8c))?(?:_(?P<pixels>\d+)x(?P<channels>\d+))?"
 )
-_LINE = re.compile(r"^SPW_(?:KERNEL|UNPACKER)\((\w+), (\w+), (\w+)\)$", re.MULTILINE)
+_LINE = re.compile(r"^SPW_(?:KERNEL|UNPACKER|WINOGRAD)\((\w+), (\w+), (\w+)\)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class MicroKernel:
     Attributes:
         role: What it computes; kernels of one role are interchangeable, the first that the processor runs is used.
         name: Name without the instruction set.
-        isa: Instruction set: ``scalar``, ``neon``, ``neon_dotprod`` or ``neon_i8mm``.
+        isa: Instruction set: ``scalar``, ``neon``, ``neon_dotprod``, ``neon_fp16`` or ``neon_i8mm``.
         pixels: Pixels of its full tile, 1 without a tile.
         channels: Output channels of its full tile, 1 without a tile.
     """

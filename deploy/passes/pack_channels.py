@@ -17,6 +17,7 @@ from sparrow.deploy.passes.relax_rewriter import (
     operator_name,
     static_shape,
 )
+from sparrow.deploy.passes.sink_dequantize import scalar_grid
 
 # Elementwise operators of one tensor; further operands are scalars or scalar constants.
 ELEMENTWISE = {
@@ -48,14 +49,18 @@ class _PackChannels(MainRewriter):
     def __init__(self, module: tvm.IRModule) -> None:
         super().__init__(module)
         self.packed: dict[relax.Var, relax.Var] = {}  # old variable -> its packed form
+        self.wanted = {  # old variables that a Sparrow layer reads
+            operand for binding in self.bindings if _is_layer(binding.value) for operand in binding.value.args[1].fields
+        }
         self.rules = {
             "relax.mean": self._spatial_mean,
             "relax.strided_slice": self._spatial_slice,
             "relax.concat": self._concat,
             "relax.reshape": self._reshape,
-            "relax.nn.max_pool2d": self._pool,
+            "relax.nn.max_pool2d": self._max_pool,
             "relax.nn.avg_pool2d": self._pool,
             **{name: self._elementwise for name in ELEMENTWISE},
+            "relax.quantize": self._quantize,
             **{name: self._binary for name in BINARY},
         }
 
@@ -65,7 +70,7 @@ class _PackChannels(MainRewriter):
                 self.packed[var] = self.packed[value]
             return self.new.get(value)
         name = operator_name(value)
-        if name == "relax.call_dps_packed" and str(value.args[0].global_symbol).startswith(EXTERN_PREFIX):
+        if _is_layer(value):
             operands = relax.Tuple([self._pack(operand) for operand in value.args[1].fields])
             output = relax.TensorType(packed_shape(static_shape(var)), dtype_of(var))
             self.packed[var] = self.emit(relax.call_dps_packed(value.args[0], operands, output), var.name)
@@ -108,7 +113,8 @@ class _PackChannels(MainRewriter):
         if self._is_packed(left) and _is_scalar(right):
             return self.call_with(call, [self.packed[left], right])
         # Padding channels come out of an operator as zeros: 0 / 0 makes a NaN, which times a zero weight stays one.
-        if call.op.name == "relax.divide" and static_shape(left)[1] % CHANNEL_PACK:
+        shape = static_shape(left)
+        if call.op.name == "relax.divide" and (len(shape) < 2 or shape[1] % CHANNEL_PACK):
             return None
         if self._is_packed(left, right) and static_shape(left) == static_shape(right):
             return self.call_with(call, [self.packed[left], self.packed[right]])
@@ -136,10 +142,31 @@ class _PackChannels(MainRewriter):
 
     def _reshape(self, var: relax.Var, call: tvm.ir.Call) -> tvm.ir.Call | None:
         source, target = static_shape(call.args[0]), static_shape(var)
+        if len(source) not in (2, 4) or len(target) not in (2, 4):
+            return None
         if not self._is_packed(call.args[0]) or packed_shape(source) != packed_shape(target):
             return None
         same_order = len(source) == len(target) or int(np.prod(source[2:])) == 1
         return relax.op.reshape(self.packed[call.args[0]], packed_shape(target)) if same_order else None
+
+    def _quantize(self, var: relax.Var, call: tvm.ir.Call) -> tvm.ir.Call | None:
+        source, grid = call.args[0], scalar_grid(call)
+        shape = static_shape(source)
+        is_image = len(shape) == 4 and (dtype_of(source), dtype_of(var)) == ("float32", "int8")
+        if self._is_packed(source) or not is_image or grid is None or var not in self.wanted:
+            return self._elementwise(var, call)
+        numbers = [*shape[:2], shape[2] * shape[3], grid.scale, grid.zero_point]
+        return _call("spw_quantize_qa8_f32_run", self.renew(source), numbers, packed_shape(shape))
+
+    def _max_pool(self, var: relax.Var, call: tvm.ir.Call) -> tvm.ir.Call | None:
+        attributes, source = call.attrs, call.args[0]
+        plain = attributes.layout == "NCHW" and all(int(step) == 1 for step in attributes.dilation)
+        if not self._is_packed(source) or dtype_of(source) != "int8" or not plain:
+            return self._pool(var, call)
+        shape, target = packed_shape(static_shape(source)), packed_shape(static_shape(var))
+        window = [*attributes.pool_size, *attributes.strides, *list(attributes.padding)[:2]]
+        numbers = [shape[0] * shape[1], *shape[2:4], *target[2:4], *map(int, window)]
+        return _call("spw_max_pool_qa8_run", self.packed[source], numbers, target)
 
     def _pool(self, var: relax.Var, call: tvm.ir.Call) -> tvm.ir.Call | None:
         if not self._is_packed(call.args[0]) or call.attrs.layout != "NCHW":
@@ -157,6 +184,18 @@ class _PackChannels(MainRewriter):
             layout="NCHW4c",
             out_layout="NCHW4c",
         )
+
+
+def _is_layer(expression: tvm.ir.Expr) -> bool:
+    return operator_name(expression) == "relax.call_dps_packed" and str(expression.args[0].global_symbol).startswith(
+        EXTERN_PREFIX
+    )
+
+
+def _call(function: str, source: tvm.ir.Expr, numbers: list[int | float], shape: tuple[int, ...]) -> tvm.ir.Call:
+    """Call a function of kernels/csrc/spw.h that has no weights: (input, numbers, output, context), int8 output."""
+    operands = relax.Tuple([source, *map(relax.prim_value, numbers)])
+    return relax.call_dps_packed(function, operands, relax.TensorType(shape, "int8"))
 
 
 def _is_scalar(expression: tvm.ir.Expr) -> bool:

@@ -24,7 +24,8 @@ from sparrow.deploy.passes.relax_rewriter import (
     use_counts,
 )
 from sparrow.deploy.passes.sink_dequantize import scalar_grid
-from sparrow.kernels.formats import ConvWeights, WeightFormat
+from sparrow.deploy.sparsity_cost import relative_cost
+from sparrow.kernels.formats import BlockPattern, ConvWeights, WeightFormat
 
 Array = NDArray[Any]
 
@@ -365,7 +366,18 @@ def _integer_weights(
         bias=(group.offset / output_scale).astype(np.float32),
         groups=geometry.groups,
     )
-    return weights, reason
+    return _leave_out_zero_blocks(weights, geometry, reason)
+
+
+def _leave_out_zero_blocks(weights: ConvWeights, geometry: Geometry, reason: str) -> tuple[ConvWeights, str]:
+    """Choose the pattern of the stored blocks by what it costs to multiply by them."""
+    if weights.is_depthwise or (zeros := 1 - float(weights.stored_blocks().mean())) == 0:
+        return weights, reason
+    cost = relative_cost(weights, geometry)
+    if cost >= 1:
+        return weights, f"{reason}; {zeros:.0%} of its 4x4 blocks are zero, too few to skip"
+    reason = f"{reason}; {zeros:.0%} of its 4x4 blocks are zero and skipped, at {cost:.2f} of the cost of all blocks"
+    return replace(weights, pattern=BlockPattern.S4X4), reason
 
 
 def _codebook_format(codebook: Array | None) -> WeightFormat:

@@ -27,14 +27,22 @@ static int outside(const struct spw_weights_header *header, uint32_t offset, siz
          header->total_bytes - offset < bytes;
 }
 
-static size_t values_bytes(const struct spw_weights_header *header, int depthwise) {
-  const enum spw_weight_format format = (enum spw_weight_format)header->format;
-  const size_t area = (size_t)header->kernel_height * header->kernel_width;
-  if (depthwise) return (header->out_channels + 3) / 4 * spw_panel_bytes(format, area * SPW_CHANNEL_PACK);
-  const size_t out_packs = (header->out_channels / header->groups + 3) / 4;
-  const size_t pack_weights = (header->in_channels / header->groups + 3) / 4 * area * 16;
-  return header->groups * (out_packs / 2 * spw_panel_bytes(format, 2 * pack_weights) +
-                           out_packs % 2 * spw_panel_bytes(format, pack_weights));
+// Whether the lists of a sparse panel's blocks stay within the section and the window. `bytes` are left for them.
+static int lists_are_sound(const struct spw_weights_header *header, size_t panels, size_t taps, size_t bytes) {
+  if (bytes / sizeof(uint32_t) < panels + 1) return 0;
+  const uint32_t *first = spw_weights_section(header, header->sparsity_offset);
+  const uint8_t *steps = (const uint8_t *)(first + panels + 1);
+  if (first[0] != 0 || bytes - sizeof(uint32_t) * (panels + 1) < first[panels]) return 0;
+  for (size_t panel = 0; panel < panels; ++panel) {
+    if (first[panel] > first[panel + 1] || first[panel + 1] > first[panels]) return 0;
+    size_t tap = 0;
+    for (uint32_t block = first[panel]; block < first[panel + 1]; ++block) {
+      // Steps of at least one: no more blocks than taps, for which a kernel's workspace has room.
+      if (block > first[panel] && steps[block] == 0) return 0;
+      if ((tap += steps[block]) >= taps) return 0;
+    }
+  }
+  return 1;
 }
 
 const char *spw_weights_check(const struct spw_conv2d *operator, const void *weights, size_t weights_bytes) {
@@ -44,10 +52,11 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
   if (header->magic != SPW_WEIGHTS_MAGIC) return "packed weights do not begin with SPWK";
   if (header->version != SPW_WEIGHTS_VERSION) return "packed weights have another version";
   if (header->total_bytes != weights_bytes) return "packed weights have another size than their header says";
-  if (header->format > SPW_FORMAT_F32) return "packed weights have an unknown format";
-  if (header->pattern != SPW_PATTERN_DENSE) return "packed weights have an unknown block pattern";
+  if (header->format > SPW_FORMAT_F16) return "packed weights have an unknown format";
+  if (header->pattern > SPW_PATTERN_4X4) return "packed weights have an unknown block pattern";
   if (header->checksum != checksum(header)) return "packed weights have a wrong checksum";
-  if ((header->format == SPW_FORMAT_F32) != (operator->type == SPW_CONV2D_F32))
+  if ((header->format == SPW_FORMAT_F32) != (operator->type == SPW_CONV2D_F32) ||
+      (header->format == SPW_FORMAT_F16) != (operator->type == SPW_CONV2D_F16))
     return "packed weights are of another type than the operator";
   if (header->out_channels != (uint32_t)operator->out_channels ||
       header->in_channels != (uint32_t)operator->in_channels ||
@@ -59,13 +68,30 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
                 : header->groups > 1 && (header->in_channels % (4 * header->groups) ||
                                          header->out_channels % (4 * header->groups)))
     return "channels of a group are no multiple of 4";
-  if (header->panel_channels != (depthwise ? SPW_CHANNEL_PACK : SPW_PANEL_CHANNELS))
+  const int is_float = header->format == SPW_FORMAT_F32 || header->format == SPW_FORMAT_F16, sparse = header->pattern == SPW_PATTERN_4X4;
+  if (sparse && (depthwise || is_float)) return "packed weights of this kind cannot be sparse";
+  if (header->panel_channels != (is_float && !depthwise ? SPW_F32_PANEL_CHANNELS : SPW_CHANNEL_PACK))
     return "packed weights have another panel width";
   const int indexed = header->format == SPW_FORMAT_CB4T || header->format == SPW_FORMAT_CB2T;
   if (indexed != (header->codebook_entries > 0) || header->codebook_entries > SPW_CODEBOOK_ENTRIES)
     return "packed weights have a codebook that does not fit their format";
   const size_t channel_bytes = ((size_t)header->out_channels + 3) / 4 * 16;
-  if (header->values_bytes != values_bytes(header, depthwise) ||
+  const size_t area = (size_t)header->kernel_height * header->kernel_width;
+  const size_t taps = depthwise ? area : (header->in_channels / header->groups + 3) / 4 * area;
+  const size_t packs = depthwise ? (header->out_channels + 3) / 4
+                                 : header->groups * ((header->out_channels / header->groups + 3) / 4);
+  const enum spw_weight_format format = (enum spw_weight_format)header->format;
+  size_t blocks = packs * taps;
+  if (sparse) {
+    const uint32_t offset = header->sparsity_offset;
+    if (outside(header, offset, 0) || !lists_are_sound(header, packs, taps, header->total_bytes - offset))
+      return "packed weights have a list of blocks that does not fit their shape";
+    blocks = ((const uint32_t *)spw_weights_section(header, offset))[packs];
+  } else if (header->sparsity_offset != 0) {
+    return "packed weights have a list of blocks and are dense";
+  }
+  const size_t values = depthwise ? packs * spw_panel_bytes(format, 4 * taps) : spw_panel_bytes(format, 16 * blocks);
+  if (header->values_bytes != values ||
       outside(header, header->codebook_offset, SPW_CODEBOOK_ENTRIES) ||
       outside(header, header->values_offset, header->values_bytes) ||
       outside(header, header->initial_offset, channel_bytes) || outside(header, header->scale_offset, channel_bytes) ||

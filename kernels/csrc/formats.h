@@ -8,8 +8,8 @@
 
 enum {
   SPW_WEIGHTS_MAGIC = 0x4b575053,     // "SPWK" read as a little-endian word
-  SPW_WEIGHTS_VERSION = 1,
-  SPW_PANEL_CHANNELS = 8,             // output channels that one call of a micro-kernel computes
+  SPW_WEIGHTS_VERSION = 2,
+  SPW_F32_PANEL_CHANNELS = 8,         // output channels of a panel of float or half; 4 of int8 and depthwise
   SPW_CODEBOOK_ENTRIES = 16,
 };
 
@@ -18,6 +18,7 @@ enum spw_weight_format {
   SPW_FORMAT_CB4T = 1,                // 4-bit index into one int8 table
   SPW_FORMAT_CB2T = 2,                // 2-bit index into one int8 table
   SPW_FORMAT_F32 = 3,
+  SPW_FORMAT_F16 = 4,
 };
 
 enum spw_block_pattern {
@@ -33,7 +34,7 @@ struct spw_weights_header {
   uint32_t out_channels, in_channels;
   uint16_t kernel_height, kernel_width;
   uint32_t groups;
-  uint16_t panel_channels;            // SPW_PANEL_CHANNELS, or SPW_CHANNEL_PACK for depthwise
+  uint16_t panel_channels;            // SPW_F32_PANEL_CHANNELS or SPW_CHANNEL_PACK
   uint16_t codebook_entries;          // 0 without a codebook
   uint32_t codebook_offset;           // int8 [16], zero past the last entry
   uint32_t values_offset, values_bytes;
@@ -41,23 +42,23 @@ struct spw_weights_header {
   uint32_t scale_offset;              // float [channels, padded to 4], padding zero
   uint32_t bias_offset;               // float [channels, padded to 4], padding zero
   uint32_t total_bytes;
-  uint32_t reserved;                  // 0
+  uint32_t sparsity_offset;           // uint32 [panels + 1] first block of each, uint8 [blocks] steps; 0 if dense
   uint32_t checksum;                  // CRC-32 of everything but these last four bytes of the header
 };
 _Static_assert(sizeof(struct spw_weights_header) == 64, "kernels/formats.py writes 64 bytes");
 _Static_assert(offsetof(struct spw_weights_header, codebook_offset) == 28, "kernels/formats.py");
 _Static_assert(offsetof(struct spw_weights_header, checksum) == 60, "kernels/formats.py");
 
-// Bytes that a panel of `count` weights takes: padded to blocks of 16 weights, and to the 2 (cb4t) or 4 (cb2t) blocks
-// whose indices share 16 bytes.
+// Blocks of 16 weights whose indices share 16 bytes.
+static inline size_t spw_shared_blocks(enum spw_weight_format format) {
+  return format == SPW_FORMAT_CB4T ? 2 : format == SPW_FORMAT_CB2T ? 4 : 1;
+}
+
+// Bytes that a stream or a panel of `count` weights takes, padded to whole groups of blocks that share 16 bytes.
 static inline size_t spw_panel_bytes(enum spw_weight_format format, size_t count) {
-  const size_t blocks = (count + 15) / 16;
-  switch (format) {
-    case SPW_FORMAT_CB4T: return (blocks + 1) / 2 * 16;
-    case SPW_FORMAT_CB2T: return (blocks + 3) / 4 * 16;
-    case SPW_FORMAT_F32: return count * sizeof(float);
-    default: return blocks * 16;
-  }
+  const size_t shared = 16 * spw_shared_blocks(format);
+  if (format == SPW_FORMAT_F16) return count * sizeof(uint16_t);
+  return format == SPW_FORMAT_F32 ? count * sizeof(float) : (count + shared - 1) / shared * 16;
 }
 
 static inline const void *spw_weights_section(const struct spw_weights_header *header, uint32_t offset) {

@@ -37,6 +37,7 @@ struct spw_context {
 enum spw_conv2d_type {
   SPW_CONV2D_QA8 = 0,                 // int8 activations, weights as their packed header says, int8 or float output
   SPW_CONV2D_F32 = 1,                 // float activations and weights, float output
+  SPW_CONV2D_F16 = 2,                 // half activations, weights and arithmetic, half or float output
 };
 
 // A convolution, depthwise convolution or linear layer (1x1 kernel on a 1x1 image), geometry fixed at compile time.
@@ -46,10 +47,11 @@ enum spw_conv2d_type {
 //          fma(residual - residual_zero_point, residual_scale, value); int8 output = clamp(round_half_even(value) +
 //          output_zero_point, clamp_min, clamp_max); float output = min(max(value, float_min), float_max).
 //          initial, scale and bias live in the packed weights.
-// Float:   output = min(max(bias[c] + sum + residual, float_min), float_max).
+// Float:   output = min(max(bias[c] + sum + residual, float_min), float_max), in half precision for SPW_CONV2D_F16, of
+//          which a float output is the half's value. A core without fp16 computes halves with the scalar twins.
 struct spw_conv2d {
   enum spw_conv2d_type type;
-  int32_t float_output;               // 1: integer arithmetic, float result
+  int32_t float_output;               // 1: integer or half arithmetic, float result
   int32_t batch;
   int32_t in_channels, in_height, in_width;
   int32_t out_channels, out_height, out_width;
@@ -78,5 +80,18 @@ void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, cons
 // Checks magic, version, sizes and checksum of packed weights, and that they fit the operator.
 // Returns NULL when they do, otherwise a static text that says what is wrong.
 const char *spw_weights_check(const struct spw_conv2d *operator, const void *weights, size_t weights_bytes);
+
+// Operators without weights; `planes` counts the packs of 4 channels of all images, [height][width][4] each.
+
+// Maximum of each window; what lies outside the image does not count.
+void spw_max_pool_qa8_run(const int8_t *input, int32_t planes, int32_t in_height, int32_t in_width, int32_t out_height,
+                          int32_t out_width, int32_t kernel_height, int32_t kernel_width, int32_t stride_height,
+                          int32_t stride_width, int32_t pad_top, int32_t pad_left, int8_t *output,
+                          struct spw_context *context);
+
+// clamp(round_half_even(input / scale) + zero_point, -128, 127) of an image [batch][channels][pixels], NaN as if below
+// all numbers; output [batch][ceil(channels / 4)][pixels][4], padding channels 0.
+void spw_quantize_qa8_f32_run(const float *input, int32_t batch, int32_t channels, int32_t pixels, float scale,
+                              int32_t zero_point, int8_t *output, struct spw_context *context);
 
 #endif

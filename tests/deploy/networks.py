@@ -28,11 +28,16 @@ class NetworkBuilder:
         quantized = self.operator("QuantizeLinear", [source, scale_name, zero], f"{source}.quantized")
         return self.operator("DequantizeLinear", [quantized, scale_name, zero], f"{source}.grid")
 
-    def codebook_weight(self, name: str, shape: tuple[int, ...], entries: int = 16) -> str:
-        """Cast(4-bit index) -> Gather(codebook)."""
+    def codebook_weight(
+        self, name: str, shape: tuple[int, ...], entries: int = 16, zero_blocks: float | None = None
+    ) -> str:
+        """Cast(4-bit index) -> Gather(codebook), with a share of the 4x4 blocks zero."""
         codebook = np.sort(self.random.choice(np.arange(-126, 127), entries, replace=False))
         codebook[0], codebook[entries // 2] = -127, 0
         indices = self.random.integers(0, entries, shape)
+        if zero_blocks is not None:
+            zero = self.random.random((shape[0] // 4, shape[1] // 4, *shape[2:])) < zero_blocks
+            indices[np.repeat(np.repeat(zero, 4, 0), 4, 1)] = int(np.flatnonzero(np.unique(codebook) == 0)[0])
         self.initializers.append(helper.make_tensor(f"{name}.index", TensorProto.UINT4, shape, indices.reshape(-1)))
         self.constant(f"{name}.codebook", (np.unique(codebook) * np.float32(0.002)).astype(np.float32)[:entries])
         cast = self.operator("Cast", [f"{name}.index"], f"{name}.cast", to=TensorProto.INT64)
@@ -102,3 +107,20 @@ def residual_network(channels: int = 8) -> onnx.ModelProto:
     net.constant("bias", net.random.normal(0, 0.1, 10).astype(np.float32))
     net.operator("Gemm", [x, net.int8_weight("linear", (10, 2 * channels)), "bias"], "logits", transB=1)
     return net.model("logits", ("batch", 3, 16, 16), ("batch", 10))
+
+
+def sparse_network() -> onnx.ModelProto:
+    """Convolutions and linear layers of which blocks are zero: most, half, and so few that all are kept."""
+    net = NetworkBuilder(3)
+    x = net.grid("input", 0.02, 0)
+    x = net.convolution(x, net.int8_weight("stem", (16, 3, 3, 3)), "c0")
+    x = net.grid(net.operator("Relu", [x], "r0"))
+    x = net.convolution(x, net.codebook_weight("most", (32, 16, 3, 3), zero_blocks=0.75), "c1", stride=2)
+    x = net.grid(net.operator("Relu", [x], "r1"), 0.1)
+    x = net.convolution(x, net.codebook_weight("pointwise", (64, 32, 1, 1), zero_blocks=0.9), "c2", kernel=1)
+    x = net.grid(net.operator("Relu", [x], "r2"), 0.2)
+    x = net.grid(net.operator("Flatten", [net.operator("GlobalAveragePool", [x], "pool")], "flat"), 0.05)
+    x = net.operator("Gemm", [x, net.codebook_weight("linear", (32, 64), zero_blocks=0.75)], "hidden", transB=1)
+    x = net.grid(net.operator("Relu", [x], "r3"), 0.1)
+    net.operator("Gemm", [x, net.codebook_weight("few", (12, 32), zero_blocks=0.2)], "logits", transB=1)
+    return net.model("logits", (1, 3, 20, 20), (1, 12))

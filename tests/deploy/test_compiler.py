@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 
 from sparrow.deploy.bundle import load_bundle
-from sparrow.deploy.compiler import c_identifier, compile_model
+from sparrow.deploy.compiler import MAX_OPERANDS, RUNTIME_DIR, c_identifier, compile_model
 from sparrow.kernels.errors import SparrowError
 
-from .networks import NetworkBuilder, residual_network
+from .networks import NetworkBuilder, residual_network, sparse_network
 
 pytestmark = [pytest.mark.tvm, pytest.mark.qemu]
 
@@ -40,6 +40,25 @@ def test_integer_network_gives_the_reference_results_on_each_core(residual_bundl
     # Every layer but the last is exact integer arithmetic; a rounding tie may move a value by one step of its grid.
     np.testing.assert_allclose(outputs, reference(residual_network(), images), atol=0.02)
     assert (outputs.argmax(1) == reference(residual_network(), images).argmax(1)).all()
+
+
+def test_zero_blocks_are_left_out_and_do_not_change_the_result(tmp_path, save_model):
+    bundle = compile_model(save_model(sparse_network()), tmp_path / "bundle", target="armv8-a")
+    images = np.random.default_rng(1).normal(0, 1, (4, 3, 20, 20)).astype(np.float32)
+    expected = reference(sparse_network(), images)
+    results = [run_bundle(bundle.path, images, cpu, tmp_path).reshape(4, 12)
+               for cpu in ("cortex-a53", "cortex-a76", "max,sve=off,sme=off")]  # fmt: skip
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    # Codebooks are rounded to int8; a tie of a grid may fall to the other side.
+    assert np.abs(results[0] - expected).max() < 0.05 * np.abs(expected).max()
+    layers = {layer["name"]: layer for layer in bundle.manifest["layers"]}
+    assert [name for name, layer in layers.items() if "skipped" in layer["reason"]] == ["most", "pointwise", "linear"]
+    assert "too few to skip" in layers["few"]["reason"]
+    assert layers["linear"]["kernel"] == "spw_conv_clamp_qa8t_qa8t_qs8c_8x4__neon"
+    assert layers["few"]["kernel"] == "spw_gemv_clamp_f32_qa8t_qs8c_1x4__neon"
+    # 144 blocks of 8 bytes, of which a quarter is stored with a step each, beside 64 bytes and more a section.
+    assert layers["most"]["packed_bytes"] < 0.6 * 32 * 16 * 9 / 2 + 8 * 64
 
 
 def test_threads_do_not_change_the_result(residual_bundle, tmp_path):
@@ -83,9 +102,9 @@ def test_manifest_names_each_layer_and_its_format(residual_bundle):
     assert [layer["name"] for layer in layers] == ["stem", "block1", "block2", "block3", "block4", "linear"]
     assert [layer["weight_format"] for layer in layers] == ["qs8c", *["cb4t"] * 4, "qs8c"]
     assert all(layer["reason"] for layer in layers)
-    convolution = "spw_conv_clamp_qa8t_qa8t_qs8c_8x8__neon_dotprod"
+    convolution = "spw_conv_clamp_qa8t_qa8t_qs8c_16x4__neon_dotprod"
     assert [layer["kernel"] for layer in layers[:-1]] == [convolution] * 5
-    assert layers[-1]["kernel"] == "spw_gemv_clamp_f32_qa8t_qs8c_1x8__neon_dotprod"
+    assert layers[-1]["kernel"] == "spw_gemv_clamp_f32_qa8t_qs8c_1x4__neon_dotprod"
 
 
 @pytest.mark.parametrize("name", ["libnetwork.a", "libnetwork.so", "sparrow_run", "model.onnx", "network.h"])
@@ -135,3 +154,17 @@ def test_c_identifiers(stem, name):
 def test_nothing_left_of_a_name_is_an_error():
     with pytest.raises(SparrowError):
         c_identifier("日本")
+
+
+def test_a_call_of_more_tensors_than_the_runtime_passes_on_is_refused(tmp_path, save_model):
+    net = NetworkBuilder()
+    parts = [net.operator("Tanh", [net.convolution("input", net.float_weight(f"w{index}", (1, 3, 1, 1)), f"c{index}",
+                                                   kernel=1)], f"t{index}") for index in range(70)]  # fmt: skip
+    model = net.model(net.operator("Concat", parts, "joined", axis=1), (1, 3, 2, 2), (1, 70, 2, 2))
+    with pytest.raises(SparrowError, match=r"takes 7\d tensors"):
+        compile_model(save_model(model), tmp_path / "out", target="cortex-a76")
+
+
+def test_the_limit_of_operands_is_the_runtimes():
+    header = (RUNTIME_DIR / "program.h").read_text()
+    assert f"SPARROW_MAX_OPERANDS = {MAX_OPERANDS} " in header

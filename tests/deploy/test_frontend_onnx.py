@@ -1,67 +1,22 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from sparrow.deploy.frontend_onnx import (
-    import_relax,
-    load_onnx,
-    pin_input_shapes,
-    rewrite_constant_pad,
-    split_batch_normalization,
-    unpack_sub_byte_initializers,
-)
+from sparrow.deploy.frontend.quantized import unpack_sub_byte_initializers
+from sparrow.deploy.frontend.shapes import pin_input_shapes
+from sparrow.deploy.frontend_onnx import import_relax, load_onnx, normalize
 from sparrow.kernels.errors import SparrowError
 
 from .networks import NetworkBuilder, residual_network
-
-
-def run(model: onnx.ModelProto, feed: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    return session.run(None, {"input": feed})[0]
-
-
-def test_batch_norm_becomes_mul_and_add_with_the_same_values():
-    net = NetworkBuilder()
-    x = net.convolution("input", net.float_weight("w", (4, 3, 3, 3)), "c")
-    model = net.model(net.operator("Identity", [net.batch_norm(x, 4)], "y"), (2, 3, 5, 5), (2, 4, 5, 5))
-    feed = net.random.normal(0, 1, (2, 3, 5, 5)).astype(np.float32)
-    expected = run(model, feed)
-    split_batch_normalization(model)
-    assert [node.op_type for node in model.graph.node] == ["Conv", "Mul", "Add", "Identity"]
-    np.testing.assert_allclose(run(model, feed), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("pads", "axes", "fill"),
-    [([0, 2, 0, 0, 0, 1, 0, 0], None, None), ([1, 0, 2, 3], [2, 3], 1.5), ([0, 0, 1, 1, 0, 0, 1, 1], None, -1.0)],
-)
-def test_constant_pad_becomes_concat_with_the_same_values(pads, axes, fill):
-    net = NetworkBuilder()
-    operands = ["input", net.constant("pads", np.array(pads, np.int64))]
-    operands.append("" if fill is None else net.constant("fill", np.float32(fill)))
-    if axes is not None:
-        operands.append(net.constant("axes", np.array(axes, np.int64)))
-    model = net.model(net.operator("Pad", operands, "y"), (1, 2, 3, 4), (None, None, None, None))
-    feed = net.random.normal(0, 1, (1, 2, 3, 4)).astype(np.float32)
-    expected = run(model, feed)
-    model = onnx.shape_inference.infer_shapes(model)
-    rewrite_constant_pad(model)
-    assert {node.op_type for node in model.graph.node} == {"Concat"}
-    np.testing.assert_array_equal(run(model, feed), expected)
 
 
 def test_reflecting_pad_is_left_alone():
     net = NetworkBuilder()
     pads = net.constant("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
     model = net.model(net.operator("Pad", ["input", pads], "y", mode="reflect"), (1, 2, 3, 4), (1, 2, 5, 6))
-    rewrite_constant_pad(model)
-    assert [node.op_type for node in model.graph.node] == ["Pad"]
+    assert [node.op_type for node in normalize(model).graph.node] == ["Pad"]
 
 
 def test_four_bit_initializers_are_unpacked_to_bytes():
@@ -121,8 +76,9 @@ def test_all_operators_that_cannot_be_lowered_are_listed_at_once(save_model):
     net = NetworkBuilder()
     first = net.operator("Det", ["input"], "first")
     model = net.model(net.operator("Bernoulli", [first], "second"), (2, 3, 3), (2,))
-    with pytest.raises(SparrowError, match=r"2 nodes cannot be lowered: Det \(node_first\), Bernoulli \(node_second\)"):
+    with pytest.raises(SparrowError, match="2 nodes cannot be lowered") as caught:
         import_relax(load_onnx(save_model(model)))
+    assert "Det (node_first), Bernoulli (node_second): unknown to the compiler" in str(caught.value)
 
 
 def test_shapes_that_are_computed_from_shapes_become_numbers(save_model):

@@ -67,16 +67,22 @@ static uint32_t available_instruction_sets(void) {
 
 static size_t padded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
+static float float_at(const unsigned char *values, size_t index, int is_half) {
+  _Float16 half;
+  float whole;
+  if (!is_half) return memcpy(&whole, values + sizeof whole * index, sizeof whole), whole;
+  return memcpy(&half, values + sizeof half * index, sizeof half), (float)half;
+}
+
 static int differs(const struct case_header *header, const unsigned char *got, const unsigned char *expected,
                    uint32_t instruction_sets, size_t *element) {
-  const int is_float = header->operator.type == SPW_CONV2D_F32 || header->operator.float_output;
-  const size_t size = is_float ? sizeof(float) : 1;
+  const int is_float = header->operator.type != SPW_CONV2D_QA8 || header->operator.float_output;
+  const int is_half = header->operator.type == SPW_CONV2D_F16 && !header->operator.float_output;
+  const size_t size = is_half ? sizeof(_Float16) : is_float ? sizeof(float) : 1;
   for (size_t index = 0; index < header->output_bytes / size; ++index) {
     *element = index;
     if (is_float && instruction_sets == 0) {
-      float left, right;
-      memcpy(&left, got + 4 * index, 4);
-      memcpy(&right, expected + 4 * index, 4);
+      const float left = float_at(got, index, is_half), right = float_at(expected, index, is_half);
       if (!(left == right || fabsf(left - right) <= header->tolerance * (1 + fabsf(right)))) return 1;
     } else if (memcmp(got + size * index, expected + size * index, size)) {
       return 1;

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sparrow.kernels.formats import ConvWeights, WeightFormat, pack_activation, pack_weights
-from sparrow.kernels.reference import F32, QA8, Conv2dOperator, conv2d
+from sparrow.kernels.formats import BlockPattern, ConvWeights, WeightFormat, pack_activation, pack_weights
+from sparrow.kernels.reference import F16, F32, QA8, Conv2dOperator, conv2d
 
+# Of float outputs, for the root of the number of summands and relative to 1 + |expected|. Winograd's transforms cost
+# half a decimal place over the rounding of each sum, which is to 2^-24 or 2^-11.
+TOLERANCES = {WeightFormat.F32: 5e-6, WeightFormat.F16: 3e-2}
 INTEGER_FORMATS = (WeightFormat.QS8C, WeightFormat.CB4T, WeightFormat.CB2T)
 
 
@@ -62,8 +65,24 @@ def dense_shapes() -> list[Shape]:
         Shape((16, 16), (4, 4), (1, 1), groups=4),
         Shape((64, 8), (40, 40), (3, 3), pad=(1, 1, 1, 1)),  # more than one band
         Shape((64, 8), (40, 40)),
+        Shape((132, 8), (5, 6), (3, 3), pad=(1, 1, 1, 1)),  # more taps than the flat copy is made for
     ]
     return shapes
+
+
+def winograd_shapes() -> list[Shape]:
+    """3x3 windows at stride 1 on enough channels: remainders of tiles, panels and blocks of input channels."""
+    shapes = [
+        Shape(channels, image, (3, 3), pad=(1, 1, 1, 1))
+        for channels, image in itertools.product(((16, 16), (18, 21), (65, 28)), ((7, 7), (8, 8), (9, 14), (13, 5)))
+    ]
+    return [
+        *shapes,
+        Shape((16, 16), (10, 10), (3, 3)),
+        Shape((16, 16), (9, 11), (3, 3), pad=(2, 0, 1, 3)),
+        Shape((16, 24), (8, 12), (3, 3), pad=(1, 1, 1, 1), batch=2),
+        Shape((64, 16), (28, 28), (3, 3), pad=(1, 1, 1, 1)),  # more than one band
+    ]
 
 
 def depthwise_shapes() -> list[Shape]:
@@ -79,7 +98,28 @@ def depthwise_shapes() -> list[Shape]:
         Shape((8, 8), (7, 9), (2, 4), groups=8),
         Shape((5, 5), (1, 1), (1, 1), groups=5),
         Shape((4, 4), (80, 80), (3, 3), (1, 1), pad=(1, 1, 1, 1), groups=4),
+        *depthwise_row_shapes(),
     ]
+
+
+def depthwise_row_shapes() -> list[Shape]:
+    """What the kernels by rows tell apart: rows and columns of a tile, borders of any width, bands, shares of packs."""
+    windows = [((size, size), (stride, stride)) for size, stride in itertools.product((3, 5), (1, 2))]
+    shapes = [
+        Shape((8, 8), (height, 9), *window, pad=(window[0][0] // 2,) * 4, groups=8)
+        for window, height in itertools.product(windows, (1, 2, 3, 4, 5, 7))
+    ]
+    for window in windows:
+        shapes += [
+            Shape((12, 12), (1, 1), *window, pad=(2, 2, 2, 2), groups=12),
+            Shape((8, 8), (9, 11), *window, groups=8),
+            Shape((8, 8), (8, 8), *window, pad=(0, 0, 1, 1), groups=8),
+            Shape((8, 8), (6, 8), *window, pad=(0, 3, 1, 0), groups=8),
+            Shape((4, 4), (2, 3), *window, pad=(6, 7, 5, 8), groups=4),
+            Shape((4, 4), (50, 130), *window, pad=(1, 1, 1, 1), groups=4),
+            Shape((40, 40), (7, 7), *window, pad=(1, 1, 1, 1), groups=40, batch=2),
+        ]
+    return shapes
 
 
 def make_operator(shape: Shape, type: int, *, float_output: bool, rng: np.random.Generator) -> Conv2dOperator:
@@ -92,21 +132,26 @@ def make_operator(shape: Shape, type: int, *, float_output: bool, rng: np.random
     return Conv2dOperator(
         type, int(float_output), shape.batch, shape.channels[0], *shape.image, shape.channels[1], *sizes, *shape.kernel,
         *shape.stride, *shape.dilation, *shape.pad[:2], shape.groups,
-        input_zero_point=0 if type == F32 else int(rng.integers(-128, 128)),
+        input_zero_point=0 if type != QA8 else int(rng.integers(-128, 128)),
         output_zero_point=int(rng.integers(-128, 128)),
         clamp_min=low, clamp_max=high, residual_zero_point=int(rng.integers(-128, 128)),
-        residual_scale=1.0 if type == F32 else float(np.float32(rng.uniform(0.1, 2))),
+        residual_scale=1.0 if type != QA8 else float(np.float32(rng.uniform(0.1, 2))),
         float_min=float(rng.choice([-np.inf, 0.0])), float_max=float(rng.choice([np.inf, 6.0])),
     )  # fmt: skip
 
 
-def make_weights(operator: Conv2dOperator, format: WeightFormat, rng: np.random.Generator) -> ConvWeights:
-    """Random weights, with the extremes of int8 among them, scaled so that outputs cover and overflow their range."""
+def make_weights(
+    operator: Conv2dOperator, format: WeightFormat, rng: np.random.Generator, zero_blocks: float | None = None
+) -> ConvWeights:
+    """Random weights, with the extremes of int8 among them, scaled so that outputs cover and overflow their range.
+
+    A share of the blocks is zero, and such blocks are left out, unless the share is None.
+    """
     window = operator.kernel_height, operator.kernel_width
     shape = (operator.out_channels, operator.in_channels // operator.groups, *window)
     codebook = None
-    if format is WeightFormat.F32:
-        values, scale = rng.normal(size=shape).astype(np.float32), np.zeros(shape[0], np.float32)
+    if format.is_float:
+        values, scale = rng.normal(size=shape).astype(format.dtype), np.zeros(shape[0], np.float32)
         decoded = values
     else:
         if format.has_codebook:
@@ -117,30 +162,40 @@ def make_weights(operator: Conv2dOperator, format: WeightFormat, rng: np.random.
             values = rng.choice([-127, 127], shape).astype(np.int8)
             ordinary = rng.random(shape) < rng.choice([0.0, 0.9])
             values[ordinary] = rng.integers(-127, 128, int(ordinary.sum()))
+        if zero_blocks is not None:
+            packs = (-(-shape[0] // 4), -(-shape[1] // 4))
+            zero = np.repeat(np.repeat(rng.random((*packs, *window)) < zero_blocks, 4, 0), 4, 1)
+            values[zero[: shape[0], : shape[1]]] = 0 if codebook is None else 1
         decoded = values if codebook is None else codebook[values]
         spread = 60.0 if not operator.float_output else 1.0
         scale = rng.uniform(0.2, 2, shape[0]) * spread / (6000 * np.sqrt(decoded[0].size))
         scale[rng.random(shape[0]) < 0.05] = 1e30  # saturates
-    sums = decoded.reshape(shape[0], -1).sum(axis=1, dtype=np.int64 if format is not WeightFormat.F32 else None)
-    initial = np.zeros(shape[0]) if format is WeightFormat.F32 else -operator.input_zero_point * sums
+    sums = decoded.reshape(shape[0], -1).sum(axis=1, dtype=None if format.is_float else np.int64)
+    initial = np.zeros(shape[0]) if format.is_float else -operator.input_zero_point * sums
     return ConvWeights(
         format, values, codebook, initial.astype(np.int32), scale.astype(np.float32),
         rng.normal(size=shape[0]).astype(np.float32), operator.groups,
+        BlockPattern.DENSE if zero_blocks is None else BlockPattern.S4X4,
     )  # fmt: skip
 
 
 def cases(seed: int) -> Iterator[tuple[str, Conv2dOperator, ConvWeights, bool]]:
     """Name, operator, weights and whether there is a residual."""
     rng = np.random.default_rng(seed)
-    shapes = [*dense_shapes(), *depthwise_shapes()]
+    shapes = [*dense_shapes(), *winograd_shapes(), *depthwise_shapes()]
+    types = {WeightFormat.F32: F32, WeightFormat.F16: F16}
     for index, shape in enumerate(shapes):
         formats = {INTEGER_FORMATS[index % 3], INTEGER_FORMATS[(index + 1) % 3]} if index % 2 else {WeightFormat.QS8C}
-        for format in [*sorted(formats), WeightFormat.F32]:
-            integer = format is not WeightFormat.F32
-            float_output, residual = integer and rng.random() < 0.25, rng.random() < 0.4
-            operator = make_operator(shape, QA8 if integer else F32, float_output=float_output, rng=rng)
+        for format in [*sorted(formats), WeightFormat.F32, WeightFormat.F16]:
+            integer = not format.is_float
+            float_output = format is not WeightFormat.F32 and rng.random() < 0.25
+            residual = rng.random() < 0.4
+            operator = make_operator(shape, types.get(format, QA8), float_output=float_output, rng=rng)
             name = f"{format.value} {shape.channels} {shape.image} {shape.kernel} {shape.stride} {shape.pad}"
             yield f"{name} g{shape.groups}"[:95], operator, make_weights(operator, format, rng), residual
+            if integer and shape.groups < max(2, shape.channels[0]):
+                share = 0.0 if shape.channels[0] > 128 else (0.0, 0.5, 0.75, 0.95, 1.0)[index % 5]
+                yield f"sparse {share} {name}"[:95], operator, make_weights(operator, format, rng, share), residual
 
 
 def resigned(data: bytes, offset: int, field: bytes) -> bytes:
@@ -158,10 +213,10 @@ def write_cases(path: Path, seed: int = 0) -> int:
     rng = np.random.default_rng(seed + 1)
     parts = []
     for name, operator, weights, has_residual in cases(seed):
-        is_float = operator.type == F32
+        is_float = operator.type != QA8
         in_shape = (operator.batch, operator.in_channels, operator.in_height, operator.in_width)
         out_shape = (operator.batch, operator.out_channels, operator.out_height, operator.out_width)
-        draw = (lambda shape: rng.normal(size=shape).astype(np.float32)) if is_float else (
+        draw = (lambda shape, dtype=weights.format.dtype: rng.normal(size=shape).astype(dtype)) if is_float else (
             lambda shape: rng.integers(-128, 128, shape).astype(np.int8))  # fmt: skip
         activation, residual = draw(in_shape), draw(out_shape) if has_residual else None
         expected = conv2d(operator, weights, activation, residual)
@@ -177,7 +232,7 @@ def write_cases(path: Path, seed: int = 0) -> int:
             b"" if residual is None else pack_activation(residual, rest).tobytes(),
             pack_activation(expected, zero).tobytes(),
         ]
-        tolerance = 2e-6 * weights.values[0].size ** 0.5 if is_float else 1e-6
+        tolerance = TOLERANCES.get(weights.format, 0.0) * weights.values[0].size ** 0.5 or 1e-6
         header = name.encode().ljust(96, b"\0") + operator.to_bytes() + struct.pack("<f", tolerance)
         parts.append(_padded(header + struct.pack("<4I", *map(len, arrays))) + b"".join(map(_padded, arrays)))
     path.write_bytes(_padded(struct.pack("<I", len(parts))) + b"".join(parts))

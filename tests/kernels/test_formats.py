@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.formats import (
+    BlockPattern,
     ConvWeights,
     WeightFormat,
     pack_activation,
@@ -46,10 +47,17 @@ def conv_weights(draw: st.DrawFn) -> ConvWeights:
     elif format is WeightFormat.QS8C:
         values = rng.integers(-127, 128, shape).astype(np.int8)
     else:
-        values = rng.normal(size=shape).astype(np.float32)
+        values = rng.normal(size=shape).astype(format.dtype)
     constants = [rng.normal(size=out_channels).astype(np.float32) for _ in range(2)]
     initial = rng.integers(-(2**31), 2**31, out_channels).astype(np.int32)
-    return ConvWeights(format, values, codebook, initial, *constants, groups)
+    pattern = BlockPattern.DENSE
+    if not format.is_float and kind != "depthwise" and draw(st.booleans()):
+        pattern = BlockPattern.S4X4
+        share = draw(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+        blocks = rng.random((-(-out_channels // 4), -(-in_channels // 4), *kernel)) < share
+        zero = np.repeat(np.repeat(blocks, 4, 0), 4, 1)[:out_channels, :in_channels]
+        values[zero] = 0 if codebook is None else np.flatnonzero(codebook == 0)[0]
+    return ConvWeights(format, values, codebook, initial, *constants, groups, pattern)
 
 
 def assert_equal(left: ConvWeights, right: ConvWeights) -> None:
@@ -89,7 +97,7 @@ def small_weights(format: WeightFormat = WeightFormat.CB4T, **changes: object) -
 def test_golden_bytes_of_a_codebook() -> None:
     data = pack_weights(small_weights())
     header = struct.unpack("<4sHBBIIHHIHHIIIIIIIII", data[:64])
-    assert header[:-1] == (b"SPWK", 1, 1, 0, 2, 1, 1, 1, 1, 8, 3, 64, 128, 16, 192, 256, 320, 384, 0)
+    assert header[:-1] == (b"SPWK", 2, 1, 0, 2, 1, 1, 1, 1, 4, 3, 64, 128, 16, 192, 256, 320, 384, 0)
     assert header[-1] == zlib.crc32(data[:60] + data[64:])
     assert data[64:128] == bytes([0xFB, 0, 7]).ljust(64, b"\0")
     # Weight 0 is output 0, weight 4 output 1; everything else, the absent second block included, is a zero: index 1.
@@ -113,15 +121,38 @@ def test_order_of_int8_and_float() -> None:
     values = np.arange(-60, 60).reshape(12, 5, 1, 2).astype(np.int8)
     constants = np.zeros(12, np.int32), *np.zeros((2, 12), np.float32)
     stored = np.frombuffer(pack_weights(ConvWeights(WeightFormat.QS8C, values, None, *constants)), np.int8)[128:]
-    taps = stored[:128].reshape(2, 2, 2, 4, 4)  # first panel: [input pack][column][output pack][out][in]
-    for out in range(8):
-        np.testing.assert_array_equal(taps[0, :, out // 4, out % 4], values[out, :4, 0].T)
-        np.testing.assert_array_equal(taps[1, :, out // 4, out % 4, 1:], 0)
-    last = stored[128:192].reshape(2, 2, 4, 4)
-    np.testing.assert_array_equal(last[0, 1], values[8:, :4, 0, 1])
+    taps = stored[:192].reshape(3, 2, 2, 4, 4)  # [panel][input pack][column][out][in]
+    for out in range(12):
+        np.testing.assert_array_equal(taps[out // 4, 0, :, out % 4], values[out, :4, 0].T)
+        np.testing.assert_array_equal(taps[out // 4, 1, :, out % 4, 1:], 0)
     weights = ConvWeights(WeightFormat.F32, values.astype(np.float32), None, *constants)
-    stored = np.frombuffer(pack_weights(weights), np.float32)[32:]
-    np.testing.assert_array_equal(stored[:16].reshape(4, 4), values[:4, :4, 0, 0].T)
+    stored = np.frombuffer(pack_weights(weights), np.float32)[32:].reshape(-1, 4, 4)
+    np.testing.assert_array_equal(stored[0], values[:4, :4, 0, 0].T)
+    np.testing.assert_array_equal(stored[1], values[4:8, :4, 0, 0].T)  # panels of float have 8 output channels
+    np.testing.assert_array_equal(stored[2], values[:4, :4, 0, 1].T)
+    half = ConvWeights(WeightFormat.F16, values.astype(np.float16), None, *constants)
+    stored = np.frombuffer(pack_weights(half), np.float16)[64:].reshape(-1, 4, 8)
+    np.testing.assert_array_equal(stored[0], values[:8, :4, 0, 0].T)  # of an input channel, all 8 lie together
+    np.testing.assert_array_equal(stored[1], values[:8, :4, 0, 1].T)
+
+
+def test_golden_bytes_of_sparse_blocks() -> None:
+    values = np.zeros((8, 4, 1, 600), np.int8)
+    for out, column in ((0, 3), (1, 5), (2, 261), (7, 599)):
+        values[out, 1, 0, column] = column % 100 + 1
+    constants = np.zeros(8, np.int32), *np.zeros((2, 8), np.float32)
+    weights = ConvWeights(WeightFormat.QS8C, values, None, *constants, pattern=BlockPattern.S4X4)
+    data = pack_weights(weights)
+    header = struct.unpack("<4sHBBIIHHIHHIIIIIIIII", data[:64])
+    values_offset, values_bytes, lists = header[12], header[13], header[18]
+    # 256 steps and more go by way of a block of zeros.
+    assert struct.unpack_from("<3I", data, lists) == (0, 4, 7)
+    assert list(data[lists + 12 : lists + 19]) == [3, 2, 255, 1, 255, 255, 89]
+    blocks = np.frombuffer(data, np.int8, values_bytes, values_offset).reshape(7, 4, 4)
+    assert [(int(block.argmax()), int(block.max())) for block in blocks] == [
+        (1, 4), (5, 6), (0, 0), (9, 62), (0, 0), (0, 0), (13, 100)
+    ]  # fmt: skip
+    assert_equal(unpack_weights(data), weights)
 
 
 def test_a_codebook_without_zero_pads_with_its_free_entry_or_is_refused() -> None:
@@ -149,6 +180,7 @@ def test_a_codebook_without_zero_pads_with_its_free_entry_or_is_refused() -> Non
         ({"scale": np.array([1, np.nan], np.float32)}, "NaN"),
         ({"bias": np.array([1, np.inf], np.float32)}, "infinity"),
         ({"groups": 3}, "3 groups"),
+        ({"groups": 2, "pattern": BlockPattern.S4X4}, "depthwise weights with the pattern s4x4"),
         ({"format": WeightFormat.QS8C, "codebook": np.zeros(4, np.int8)}, "expected: none"),
     ],
 )
@@ -162,10 +194,11 @@ def test_bad_weights_are_named(changes: dict[str, object], message: str) -> None
     ("offset", "field", "message"),
     [
         (0, b"ELF!", "begin with b'ELF!'"),
-        (4, b"\x02\0", "version 2"),
+        (4, b"\x01\0", "version 1"),
         (6, b"\x09", "format 9"),
         (7, b"\x05", "pattern 5"),
         (8, struct.pack("<I", 4000), "values section"),
+        (56, struct.pack("<I", 64), "list of blocks"),
         (12, struct.pack("<I", 0), "0 channels"),
         (20, struct.pack("<I", 0), "0 groups"),
         (32, struct.pack("<I", 100), "values section at byte 100"),

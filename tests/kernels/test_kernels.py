@@ -13,7 +13,8 @@ import pytest
 
 from sparrow.deploy.toolchain import Toolchain, find_toolchain
 from sparrow.kernels.build import INCLUDE_DIR, kernel_sources, native_sources
-from sparrow.kernels.formats import WeightFormat, pack_weights
+from sparrow.kernels.errors import SparrowError
+from sparrow.kernels.formats import WeightFormat, pack_weights, unpack_weights
 from sparrow.kernels.reference import QA8, Conv2dOperator
 
 from .kernel_cases import Shape, make_operator, make_weights, resigned, write_cases
@@ -26,7 +27,7 @@ CPUS = {"cortex-a53": 1, "cortex-a76": 7, "max,sve=off,sme=off": 15}
 @pytest.fixture(scope="module")
 def case_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cases") / "cases.bin"
-    assert write_cases(path) > 300
+    assert write_cases(path) > 500
     return path
 
 
@@ -122,7 +123,8 @@ def test_every_changed_bit_of_the_header_is_refused(library: ctypes.CDLL) -> Non
     [
         (6, b"\x03", "another type"),
         (8, struct.pack("<I", 13), "another shape"),
-        (24, b"\x04\0", "panel width"),
+        (24, b"\x08\0", "panel width"),
+        (56, struct.pack("<I", 64), "list of blocks"),
         (26, b"\0\0", "codebook"),
         (28, struct.pack("<I", 0xFFFFFFC0), "outside"),
         (32, struct.pack("<I", 65), "outside"),
@@ -133,6 +135,29 @@ def test_every_changed_bit_of_the_header_is_refused(library: ctypes.CDLL) -> Non
 def test_signed_nonsense_is_refused(library: ctypes.CDLL, offset: int, field: bytes, message: str) -> None:
     operator, data = example()
     assert message in (check(library, operator, resigned(data, offset, field)) or "accepted")
+
+
+@pytest.mark.parametrize(
+    ("at", "field"),
+    [
+        (0, struct.pack("<I", 1)),  # the first panel begins late
+        (4, struct.pack("<I", 200)),  # more blocks than the section holds
+        (8, struct.pack("<I", 0)),  # a panel ends before it begins
+        (16, b"\x12"),  # the first tap is outside the window
+        (17, b"\0"),  # a tap comes twice, so that a panel may have more blocks than taps
+        (17, b"\xff"),
+    ],
+)
+def test_signed_nonsense_in_the_list_of_blocks_is_refused(library: ctypes.CDLL, at: int, field: bytes) -> None:
+    rng = np.random.default_rng(0)
+    operator = make_operator(Shape((8, 12), (4, 4), (3, 3)), QA8, float_output=False, rng=rng)
+    data = pack_weights(make_weights(operator, WeightFormat.CB4T, rng, zero_blocks=0.5))
+    assert check(library, operator, data) is None
+    (begin,) = struct.unpack_from("<I", data, 56)
+    changed = resigned(data, begin + at, field)
+    assert check(library, operator, changed) == "packed weights have a list of blocks that does not fit their shape"
+    with pytest.raises(SparrowError, match="list of blocks"):
+        unpack_weights(changed)
 
 
 def test_weights_of_another_operator_are_refused(library: ctypes.CDLL) -> None:

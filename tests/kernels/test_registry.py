@@ -12,6 +12,7 @@ from sparrow.kernels.registry import KERNELS, NAME, MicroKernel, read_kernel_lis
 GUARDS = {
     "neon": "__ARM_NEON",
     "neon_dotprod": "__ARM_FEATURE_DOTPROD",
+    "neon_fp16": "__ARM_FEATURE_FP16_VECTOR_ARITHMETIC",
     "neon_i8mm": "__ARM_FEATURE_MATMUL_INT8",
 }
 by_symbol = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.symbol)
@@ -28,10 +29,11 @@ def test_names_follow_the_grammar(kernel: MicroKernel) -> None:
 def test_its_file_defines_it_and_refuses_other_processors(kernel: MicroKernel) -> None:
     text = kernel.path.read_text()
     assert f"\nvoid {kernel.symbol}(" in text
-    if kernel.isa != "scalar":
-        text += (INCLUDE_DIR / "conv" / "epilogue_neon.h").read_text() if "epilogue_neon.h" in text else ""
-        assert re.search(rf"#ifndef {GUARDS[kernel.isa]}\n#error", text)
     assert len(text.splitlines()) <= 250
+    if kernel.isa != "scalar":
+        for header in re.findall(r'^#include "(\w+_neon\.h)"$', text, re.MULTILINE):
+            text += (INCLUDE_DIR / "conv" / header).read_text()
+        assert re.search(rf"#ifndef {GUARDS[kernel.isa]}\n#error", text)
 
 
 @by_symbol
@@ -64,12 +66,12 @@ def test_a_list_is_read_line_by_line() -> None:
 def test_sources_name_their_instruction_set() -> None:
     isa = {source.path.name: source.isa for source in kernel_sources()}
     assert isa["conv2d.c"] == "neon"
-    assert isa["spw_conv_qa8t_qs8c_8x8__neon_dotprod.c"] == "neon_dotprod"
+    assert isa["spw_conv_qa8t_qs8c_16x4__neon_dotprod.c"] == "neon_dotprod"
     assert not any("runtime" in str(source.path) for source in kernel_sources())
     assert {source.isa for source in native_sources()} == {"neon", "scalar"}
 
 
-@pytest.mark.parametrize("header", ["spw.h", "formats.h", "conv/kernel.h", "conv/epilogue_scalar.h"])
+@pytest.mark.parametrize("header", ["spw.h", "formats.h", "conv/kernel.h", "conv/winograd.h", "conv/epilogue_scalar.h"])
 def test_headers_compile_alone(header: str) -> None:
     compiler = shutil.which("cc")
     if compiler is None:

@@ -7,14 +7,25 @@
 // with the border filled in: then neighbouring output pixels read neighbouring addresses whatever the stride. Elsewhere
 // the input is read where it lies. The copy is small beside the arithmetic (every byte of it is used kernel area *
 // output channels times) and stays in the first two cache levels, as do the panel's weights, expanded once for a band.
+//
+// For sparse weights, rows of output that are narrower than a tile follow each other without a gap in a copy
+//   [channel pack][row phase = row modulo stride][window column][row][output width][4]
+// that holds what each column of the window sees: tiles then run on from row to row. Each tap of a tile is then on
+// cache lines of its own, too many for the first level where the list of taps is long.
+//
+// Where zero blocks are left out of the weights, a panel has a shorter list of taps, and that is all.
 #include <string.h>
 
 #include "../formats.h"
 #include "kernel.h"
+#include "winograd.h"
 
 enum {
   BAND_BYTES = 64 * 1024,             // of input that a band may touch, when that leaves
+  FLAT_BAND_BYTES = 192 * 1024,       // likewise, where each byte is there once for each column of the window
+  FLAT_TAPS = 256,                    // of a panel on average, whose lines are half of the smallest first-level cache
   BAND_QUADS = 16,                    // at least so many quads, without which expanding weights would dominate
+  TILE_QUADS = 4,                     // of the widest tile
   ALIGNMENT = 64,
 };
 
@@ -28,8 +39,11 @@ struct plan {
   int in_packs, out_packs;            // of one of them
   int panel_packs, panels;            // output packs in a panel, panels of one convolution
   size_t taps;
+  int spans;                          // pixels are listed in spans, weights stored in a stream of blocks
   int quad_width;                     // pixels of a quad that exist
   int row_quads;
+  int flat;                           // rows follow each other without a gap
+  int row_phases;                     // of a flat copy
   int phases, pitch;                  // of an input row, in pixels
   int row_step;                       // input rows, as stored, from one output row to the next
   int units, band_units;              // an output row each, or a quad where the input is read where it lies
@@ -50,7 +64,20 @@ static int input_rows(const struct plan *plan, int rows) {
 
 static size_t row_bytes(const struct plan *plan) { return (size_t)plan->phases * plan->pitch * plan->pixel_bytes; }
 
+// Rows of each phase of a flat copy that `rows` output rows need.
+static int flat_rows(const struct plan *plan, int rows) {
+  return rows + (plan->shape.kernel_height - 1) * plan->shape.dilation_height / plan->row_phases;
+}
+
+// Bytes of what one column of the window sees of one phase of a pack's rows.
+static size_t flat_plane_bytes(const struct plan *plan, int rows) {
+  return (size_t)flat_rows(plan, rows) * plan->shape.out_width * plan->pixel_bytes;
+}
+
 static size_t image_bytes(const struct plan *plan, int rows) {
+  if (plan->flat)
+    return (size_t)plan->in_packs * plan->row_phases * plan->shape.kernel_width * flat_plane_bytes(plan, rows) +
+           ALIGNMENT;                 // a tile's last quad may be read beyond the last row
   return plan->direct ? 0 : (size_t)plan->in_packs * input_rows(plan, rows) * row_bytes(plan);
 }
 
@@ -58,15 +85,25 @@ static int unit_quads(const struct plan *plan) { return plan->direct ? 1 : plan-
 
 static int choose_band_units(const struct plan *plan) {
   const int least = min_int(plan->units, ceil_div(BAND_QUADS, unit_quads(plan)));
-  if (plan->direct)
-    return min_int(plan->units, max_int(least, (int)(BAND_BYTES / (4 * plan->pixel_bytes * (size_t)plan->in_packs))));
+  if (plan->direct) {
+    const int quads = (int)(BAND_BYTES / (4 * plan->pixel_bytes * (size_t)plan->in_packs));
+    return min_int(plan->units, max_int(least, quads / TILE_QUADS * TILE_QUADS));
+  }
   int units = plan->units;
-  while (units > least && image_bytes(plan, units) > BAND_BYTES) --units;
+  const size_t most = plan->flat ? FLAT_BAND_BYTES : BAND_BYTES;
+  while (units > least && image_bytes(plan, units) > most) --units;
   // Equal bands: the last one should not be a sliver.
   return ceil_div(plan->units, ceil_div(plan->units, units));
 }
 
-static struct plan make_plan(const struct spw_conv2d *operator) {
+static size_t element_bytes(enum spw_conv2d_type type) {
+  return type == SPW_CONV2D_F32 ? sizeof(float) : type == SPW_CONV2D_F16 ? sizeof(uint16_t) : sizeof(int8_t);
+}
+
+// How the weights let a convolution be planned.
+enum weights_kind { DENSE, SPARSE, VERY_SPARSE };
+
+static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kind kind) {
   struct plan plan = {.shape = *operator};
   struct spw_conv2d *shape = &plan.shape;
   const int borderless =
@@ -80,24 +117,28 @@ static struct plan make_plan(const struct spw_conv2d *operator) {
     shape->in_width = shape->out_width = shape->in_height * shape->in_width;
     shape->in_height = shape->out_height = 1;
   }
-  plan.pixel_bytes = SPW_CHANNEL_PACK * (shape->type == SPW_CONV2D_F32 ? sizeof(float) : sizeof(int8_t));
+  plan.pixel_bytes = SPW_CHANNEL_PACK * element_bytes(shape->type);
   plan.depthwise = shape->groups > 1 && shape->groups == shape->in_channels;
   plan.convolutions = plan.depthwise ? ceil_div(shape->groups, SPW_CHANNEL_PACK) : shape->groups;
   plan.in_packs = plan.depthwise ? 1 : ceil_div(shape->in_channels / shape->groups, SPW_CHANNEL_PACK);
   plan.out_packs = plan.depthwise ? 1 : ceil_div(shape->out_channels / shape->groups, SPW_CHANNEL_PACK);
-  plan.panel_packs = plan.depthwise ? 1 : SPW_PANEL_CHANNELS / SPW_CHANNEL_PACK;
+  plan.spans = !plan.depthwise && shape->type == SPW_CONV2D_QA8;
+  plan.panel_packs = plan.depthwise || plan.spans ? 1 : SPW_F32_PANEL_CHANNELS / SPW_CHANNEL_PACK;
   plan.panels = ceil_div(plan.out_packs, plan.panel_packs);
   plan.taps = (size_t)plan.in_packs * shape->kernel_height * shape->kernel_width;
-  plan.matrix_vector = !plan.depthwise && shape->in_height * shape->in_width == 1 &&
+  // No kernel multiplies a vector by a sparse matrix: an image of one pixel does as well.
+  plan.matrix_vector = !plan.depthwise && kind == DENSE && shape->in_height * shape->in_width == 1 &&
                        shape->out_height * shape->out_width == 1 && borderless;
   plan.direct = plan.matrix_vector || (borderless && shape->stride_width == 1 && shape->out_width >= 4);
-  plan.quad_width = min_int(shape->out_width, 4);
   plan.row_quads = ceil_div(shape->out_width, 4);
   plan.row_step = plan.direct || shape->kernel_height > 1 ? shape->stride_height : 1;
   plan.phases = plan.direct || shape->kernel_width == 1 ? 1 : shape->stride_width;
+  plan.flat = plan.spans && kind == VERY_SPARSE && !plan.direct && shape->out_width < 4 * TILE_QUADS;
+  plan.row_phases = shape->kernel_height > 1 ? shape->stride_height : 1;
+  plan.quad_width = min_int(shape->out_width, 4);
+  const int width = plan.spans ? 4 * plan.row_quads : max_int(shape->out_width, 4);
   plan.pitch = plan.direct ? shape->in_width
-                           : max_int(shape->out_width, 4) +
-                                 (shape->kernel_width - 1) * shape->dilation_width / shape->stride_width;
+                           : width + (shape->kernel_width - 1) * shape->dilation_width / shape->stride_width;
   plan.units = plan.direct ? shape->out_height * plan.row_quads : shape->out_height;
   plan.band_units = choose_band_units(&plan);
   return plan;
@@ -105,7 +146,9 @@ static struct plan make_plan(const struct spw_conv2d *operator) {
 
 // A thread's workspace, one array after the other.
 struct workspace {
-  int32_t *offsets;
+  int32_t *offsets;                   // of every tap
+  int32_t *panel_offsets;             // of the taps that a sparse panel has
+  struct spw_span *spans;             // or
   struct spw_quad *quads;
   int8_t *panel;
   unsigned char *image;
@@ -113,22 +156,37 @@ struct workspace {
 
 static size_t offsets_bytes(const struct plan *plan) { return align_up(plan->taps * sizeof(int32_t)); }
 
-static size_t quads_bytes(const struct plan *plan) {
-  return align_up((size_t)plan->band_units * unit_quads(plan) * sizeof(struct spw_quad));
+// Where the input is read in place, the end of a row may take a span of its own.
+static size_t pixels_bytes(const struct plan *plan) {
+  const size_t spans = (size_t)plan->band_units * (plan->direct ? 2 : 1);
+  const size_t quads = (size_t)plan->band_units * unit_quads(plan);
+  return align_up(plan->spans ? spans * sizeof(struct spw_span) : quads * sizeof(struct spw_quad));
 }
 
 static size_t panel_weights(const struct plan *plan, int packs) {
   return plan->taps * (plan->depthwise ? 4 : 16 * (size_t)packs);
 }
 
-// Room for the three blocks by which an unpacker may round up.
+// Room for the blocks by which an unpacker may begin early and end late.
 static size_t panel_bytes(const struct plan *plan) {
-  return plan->shape.type == SPW_CONV2D_F32 ? 0 : align_up(panel_weights(plan, plan->panel_packs) + 64);
+  return plan->shape.type != SPW_CONV2D_QA8 ? 0 : align_up(panel_weights(plan, 1) + 128);
+}
+
+static size_t workspace_bytes(const struct plan *plan) {
+  return 2 * offsets_bytes(plan) + pixels_bytes(plan) + panel_bytes(plan) +
+         align_up(image_bytes(plan, plan->band_units));
 }
 
 size_t spw_conv2d_workspace(const struct spw_conv2d *operator) {
-  const struct plan plan = make_plan(operator);
-  return offsets_bytes(&plan) + quads_bytes(&plan) + panel_bytes(&plan) + align_up(image_bytes(&plan, plan.band_units));
+  if (spw_dwrows_fits(operator)) return spw_dwrows_workspace(operator);
+  if (spw_winograd_suits(operator)) return spw_winograd_workspace(operator);
+  size_t most = 0;
+  for (enum weights_kind kind = DENSE; kind <= VERY_SPARSE; ++kind) {
+    const struct plan plan = make_plan(operator, kind);
+    const size_t bytes = workspace_bytes(&plan);
+    most = bytes > most ? bytes : most;
+  }
+  return most;
 }
 
 // Everything that the tasks of one call share.
@@ -146,6 +204,7 @@ struct job {
 // Where a band lies in the output, and its input.
 struct band {
   int first_row;                      // of the output
+  int rows;                           // of the output
   const unsigned char *input;         // first input pack of this image and convolution
   int stored_rows;                    // input rows of a pack, as stored
 };
@@ -156,7 +215,7 @@ static inline void fill_pixels(unsigned char *to, int count, size_t pixel_bytes,
   if (pixel_bytes == 4)
     for (int index = 0; index < count; ++index) memcpy(to + 4 * index, &word, 4);
   else
-    for (int index = 0; index < count; ++index) memset(to + 16 * index, 0, 16);
+    memset(to, 0, (size_t)count * pixel_bytes);
 }
 
 static inline void copy_strided(unsigned char *restrict to, const unsigned char *restrict from, int count, int stride,
@@ -170,6 +229,7 @@ static inline void copy_pixels(unsigned char *to, const unsigned char *from, int
   if (stride == 1) memcpy(to, from, (size_t)count * pixel_bytes);
   else if (pixel_bytes == 4 && stride == 2) copy_strided(to, from, count, 2, 4);
   else if (pixel_bytes == 4) copy_strided(to, from, count, stride, 4);
+  else if (pixel_bytes == 8) copy_strided(to, from, count, stride, 8);
   else copy_strided(to, from, count, stride, 16);
 }
 
@@ -202,8 +262,62 @@ static void copy_phase(const struct plan *plan, const struct band *band, int pha
   }
 }
 
+// At most 15 pixels: without a loop, of which a compiler would make a call of memcpy that costs more than the moves.
+static inline void copy_few(unsigned char *restrict to, const unsigned char *restrict from, int count, int stride) {
+  if (stride == 2) {
+    copy_strided(to, from, count, 2, 4);
+  } else if (stride > 2 || count < 4) {
+    copy_strided(to, from, count, stride, 4);
+  } else {
+    memcpy(to, from, 16);
+    if (count > 8) memcpy(to + 16, from + 16, 16);
+    if (count > 12) memcpy(to + 32, from + 32, 16);
+    memcpy(to + 4 * (count - 4), from + 4 * (count - 4), 16);
+  }
+}
+
+// Copies what one column of the window sees of the rows that the band reads of one convolution's input, with the border.
+static void copy_column(const struct plan *plan, const struct band *band, int x, unsigned char *image) {
+  const struct spw_conv2d *shape = &plan->shape;
+  const uint32_t border = (shape->input_zero_point & 255) * 0x01010101u;
+  const int width = shape->out_width, stride = shape->stride_width, shift = shape->pad_left - x * shape->dilation_width;
+  const int begin = min_int(width, shift > 0 ? ceil_div(shift, stride) : 0);
+  const int inside = shape->in_width + shift > 0 ? ceil_div(shape->in_width + shift, stride) : 0;
+  const int end = max_int(begin, min_int(width, inside));
+  const int first_row = band->first_row * shape->stride_height - shape->pad_top;
+  const int planes = plan->in_packs * plan->row_phases;
+  const size_t plane_bytes = flat_plane_bytes(plan, band->rows);
+  for (int plane = 0; plane < planes; ++plane) {
+    const unsigned char *source =
+        band->input + (size_t)(plane / plan->row_phases) * shape->in_height * shape->in_width * SPW_CHANNEL_PACK;
+    unsigned char *to = image + ((size_t)plane * shape->kernel_width + x) * plane_bytes;
+    int row = first_row + plane % plan->row_phases;
+    for (int left = flat_rows(plan, band->rows); left; --left, row += shape->stride_height, to += 4 * width) {
+      if (row < 0 || row >= shape->in_height || begin == end) {
+        fill_pixels(to, width, SPW_CHANNEL_PACK, border);
+      } else {
+        fill_pixels(to, begin, SPW_CHANNEL_PACK, border);
+        copy_few(to + 4 * begin, source + 4 * ((ptrdiff_t)row * shape->in_width + begin * stride - shift), end - begin,
+                 stride);
+        fill_pixels(to + 4 * end, width - end, SPW_CHANNEL_PACK, border);
+      }
+    }
+  }
+}
+
 static void list_taps(const struct plan *plan, const struct band *band, int32_t *offsets) {
   const struct spw_conv2d *shape = &plan->shape;
+  if (plan->flat) {
+    const int plane_bytes = (int)flat_plane_bytes(plan, band->rows);
+    for (int pack = 0; pack < plan->in_packs; ++pack)
+      for (int y = 0; y < shape->kernel_height; ++y)
+        for (int x = 0; x < shape->kernel_width; ++x) {
+          const int row = y * shape->dilation_height, plane = pack * plan->row_phases + row % plan->row_phases;
+          *offsets++ = (plane * shape->kernel_width + x) * plane_bytes +
+                       row / plan->row_phases * shape->out_width * SPW_CHANNEL_PACK;
+        }
+    return;
+  }
   for (int pack = 0; pack < plan->in_packs; ++pack) {
     for (int y = 0; y < shape->kernel_height; ++y) {
       const int row = pack * band->stored_rows + y * shape->dilation_height;
@@ -231,36 +345,87 @@ static void list_quads(const struct plan *plan, const struct band *band, int fir
   }
 }
 
-// Where a panel's weights lie: panels of a convolution are of equal size but for a last one of a single pack.
-static const unsigned char *stored_panel(const struct job *job, int convolution, int panel) {
+// Lists the pixels of `count` quads, counted along the output's rows. In place, a row whose width is no multiple of 4
+// ends with a quad that begins early, since nothing may be read behind it.
+static size_t list_spans(const struct plan *plan, const struct band *band, int first, int count,
+                         struct spw_span *spans) {
+  const struct spw_conv2d *shape = &plan->shape;
+  const int first_stored = plan->direct ? 0 : band->first_row;
+  const int whole_quads = plan->direct ? shape->out_width / 4 : plan->row_quads;
+  size_t listed = 0;
+  for (int quad = first, end = first + count; quad < end;) {
+    const int row = quad / plan->row_quads, from = quad % plan->row_quads;
+    const int to = min_int(plan->row_quads, from + end - quad);
+    const int at = (row - first_stored) * plan->row_step * plan->phases * plan->pitch;
+    const struct {
+      int column, pixels;
+    } parts[] = {{4 * from, min_int(4 * min_int(to, whole_quads), shape->out_width) - 4 * from},
+                 {shape->out_width - 4, to > whole_quads ? 4 : 0}};
+    for (int part = 0; part < 2; ++part)
+      if (parts[part].pixels > 0)
+        spans[listed++] = (struct spw_span){(at + parts[part].column) * (int)plan->pixel_bytes,
+                                            (row * shape->out_width + parts[part].column) * SPW_CHANNEL_PACK,
+                                            parts[part].pixels};
+    quad += to - from;
+  }
+  return listed;
+}
+
+// Finds a panel in the stream of blocks, with the taps that its blocks are for. Returns the number of its first block.
+static size_t find_blocks(const struct job *job, int panel, const struct workspace *workspace,
+                          struct spw_conv_run *run) {
+  if (job->weights->pattern == SPW_PATTERN_DENSE) return (size_t)panel * run->taps;
+  const uint32_t *first = spw_weights_section(job->weights, job->weights->sparsity_offset);
+  const uint8_t *steps = (const uint8_t *)(first + job->plan.convolutions * job->plan.panels + 1) + first[panel];
+  const int32_t *offsets = workspace->offsets;
+  run->taps = first[panel + 1] - first[panel];
+  run->offsets = workspace->panel_offsets;
+  for (size_t block = 0; block < run->taps; ++block) workspace->panel_offsets[block] = *(offsets += steps[block]);
+  return first[panel];
+}
+
+// Where a panel of float or depthwise weights lies: of equal size but for a last one of a single pack.
+static size_t panel_offset(const struct job *job, int convolution, int panel) {
   const struct plan *plan = &job->plan;
   const enum spw_weight_format format = (enum spw_weight_format)job->weights->format;
   const size_t whole = spw_panel_bytes(format, panel_weights(plan, plan->panel_packs));
   const size_t rest = spw_panel_bytes(format, panel_weights(plan, 1));
   const size_t of_convolution =
       (size_t)(plan->out_packs / plan->panel_packs) * whole + (size_t)(plan->out_packs % plan->panel_packs) * rest;
-  const unsigned char *values = spw_weights_section(job->weights, job->weights->values_offset);
-  return values + (size_t)convolution * of_convolution + (size_t)panel * whole;
+  return (size_t)convolution * of_convolution + (size_t)panel * whole;
 }
 
-static void run_panel(const struct job *job, struct spw_conv_run *run, int image, int convolution, int panel,
-                      int8_t *expanded) {
+// panel: counted over all convolutions.
+static void run_panel(const struct job *job, struct spw_conv_run *run, int image, int panel,
+                      const struct workspace *workspace) {
   const struct plan *plan = &job->plan;
   const struct spw_conv2d *shape = &plan->shape;
-  const int first_pack = panel * plan->panel_packs;
+  const int convolution = panel / plan->panels, first_pack = panel % plan->panels * plan->panel_packs;
+  const enum spw_weight_format format = (enum spw_weight_format)job->weights->format;
   run->packs = min_int(plan->panel_packs, plan->out_packs - first_pack);
-  run->weights = stored_panel(job, convolution, panel);
+  run->offsets = workspace->offsets;
+  run->taps = plan->taps;
+  size_t blocks = (panel_weights(plan, 1) + 15) / 16, early = 0, offset;
+  if (plan->spans) {
+    const size_t first = find_blocks(job, panel, workspace, run);
+    early = first % spw_shared_blocks(format);
+    blocks = early + run->taps;
+    offset = spw_panel_bytes(format, 16 * (first - early));
+  } else {
+    offset = panel_offset(job, convolution, panel % plan->panels);
+  }
+  run->weights = (const uint8_t *)spw_weights_section(job->weights, job->weights->values_offset) + offset;
   if (job->unpack) {
     const int8_t *codebook = spw_weights_section(job->weights, job->weights->codebook_offset);
-    job->unpack((panel_weights(plan, run->packs) + 15) / 16, run->weights, codebook, expanded);
-    run->weights = expanded;
+    job->unpack(blocks, run->weights, codebook, workspace->panel);
+    run->weights = workspace->panel + 16 * early;
   }
   const size_t pack = (size_t)convolution * plan->out_packs + first_pack;
   run->initial = (const int32_t *)spw_weights_section(job->weights, job->weights->initial_offset) + 4 * pack;
   run->scale = (const float *)spw_weights_section(job->weights, job->weights->scale_offset) + 4 * pack;
   run->bias = (const float *)spw_weights_section(job->weights, job->weights->bias_offset) + 4 * pack;
   const size_t element = ((size_t)image * ceil_div(shape->out_channels, 4) + pack) * run->plane;
-  const size_t output_bytes = shape->type == SPW_CONV2D_F32 || shape->float_output ? sizeof(float) : 1;
+  const size_t output_bytes = shape->float_output ? sizeof(float) : element_bytes(shape->type);
   run->output = job->output + element * output_bytes;
   run->residual = job->residual ? job->residual + element * (plan->pixel_bytes / 4) : NULL;
   job->kernel(run);
@@ -270,8 +435,10 @@ static struct workspace workspace_of(const struct job *job, int thread) {
   unsigned char *base = job->context->workspace + (size_t)thread * job->context->workspace_bytes;
   struct workspace workspace;
   workspace.offsets = (int32_t *)base;
-  workspace.quads = (struct spw_quad *)(base += offsets_bytes(&job->plan));
-  workspace.panel = (int8_t *)(base += quads_bytes(&job->plan));
+  workspace.panel_offsets = (int32_t *)(base += offsets_bytes(&job->plan));
+  workspace.spans = (struct spw_span *)(base += offsets_bytes(&job->plan));
+  workspace.quads = (struct spw_quad *)base;
+  workspace.panel = (int8_t *)(base += pixels_bytes(&job->plan));
   workspace.image = base + panel_bytes(&job->plan);
   return workspace;
 }
@@ -285,20 +452,24 @@ static void run_task(void *argument, size_t index, int thread) {
   const int image = bands / job->bands, first_unit = bands % job->bands * job->band_units;
   const int units = min_int(job->band_units, plan->units - first_unit);
 
-  struct band band = {.first_row = first_unit};
+  struct band band = {.first_row = first_unit, .rows = units};
   band.stored_rows = plan->direct ? shape->in_height : input_rows(plan, units);
   struct spw_conv_run run = {
       .operator = shape,
-      .taps = plan->taps,
-      .offsets = workspace.offsets,
-      .quads = (size_t)units * unit_quads(plan),
+      .span = workspace.spans,
       .quad = workspace.quads,
       .pixels = plan->quad_width,
       .plane = (size_t)shape->out_height * shape->out_width * SPW_CHANNEL_PACK,
   };
   if (!plan->matrix_vector) {
     list_taps(plan, &band, workspace.offsets);
-    list_quads(plan, &band, first_unit * unit_quads(plan), (int)run.quads, workspace.quads);
+    const int first_quad = first_unit * unit_quads(plan), quads = units * unit_quads(plan);
+    if (plan->flat) {
+      const int first_pixel = first_unit * shape->out_width, pixels = units * shape->out_width;
+      *workspace.spans = (struct spw_span){0, first_pixel * SPW_CHANNEL_PACK, pixels};
+      run.spans = 1;
+    } else if (plan->spans) run.spans = list_spans(plan, &band, first_quad, quads, workspace.spans);
+    else list_quads(plan, &band, first_quad, quads, workspace.quads), run.quads = (size_t)quads;
   }
   const size_t pack_bytes = (size_t)shape->in_height * shape->in_width * plan->pixel_bytes;
   const int all_packs = ceil_div(shape->in_channels, SPW_CHANNEL_PACK);
@@ -308,11 +479,20 @@ static void run_task(void *argument, size_t index, int thread) {
     const int convolution = panel / plan->panels;
     band.input = job->input + ((size_t)image * all_packs + (size_t)convolution * plan->in_packs) * pack_bytes;
     run.activation = plan->direct ? band.input : workspace.image;
-    for (int phase = 0; !plan->direct && convolution != copied && phase < plan->phases; ++phase)
+    for (int x = 0; plan->flat && convolution != copied && x < shape->kernel_width; ++x)
+      copy_column(plan, &band, x, workspace.image);
+    for (int phase = 0; !plan->direct && !plan->flat && convolution != copied && phase < plan->phases; ++phase)
       copy_phase(plan, &band, phase, workspace.image);
     copied = convolution;
-    run_panel(job, &run, image, convolution, panel % plan->panels, workspace.panel);
+    run_panel(job, &run, image, panel, &workspace);
   }
+}
+
+static enum weights_kind kind_of(const struct spw_weights_header *weights) {
+  if (weights->pattern == SPW_PATTERN_DENSE) return DENSE;
+  const uint32_t panels = weights->groups * ((weights->out_channels / weights->groups + 3) / 4);
+  const uint32_t *first = spw_weights_section(weights, weights->sparsity_offset);
+  return first[panels] <= FLAT_TAPS * panels ? VERY_SPARSE : SPARSE;
 }
 
 static enum spw_conv_role role_of(const struct plan *plan) {
@@ -320,13 +500,24 @@ static enum spw_conv_role role_of(const struct plan *plan) {
                                    : plan->matrix_vector ? SPW_ROLE_GEMV_QA8
                                                          : SPW_ROLE_CONV_QA8;
   if (plan->shape.type == SPW_CONV2D_F32) return first + (SPW_ROLE_CONV_F32 - SPW_ROLE_CONV_QA8);
+  if (plan->shape.type == SPW_CONV2D_F16)
+    return first + ((plan->shape.float_output ? SPW_ROLE_CONV_F16_F32 : SPW_ROLE_CONV_F16) - SPW_ROLE_CONV_QA8);
   return first + (plan->shape.float_output ? SPW_ROLE_CONV_QA8_F32 - SPW_ROLE_CONV_QA8 : 0);
 }
 
 void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, const void *input, const void *residual,
                     void *output, struct spw_context *context) {
-  struct job job = {.plan = make_plan(operator),
-                    .weights = weights,
+  if (spw_dwrows_fits(operator)) {
+    spw_dwrows_run(operator, weights, input, residual, output, context);
+    return;
+  }
+  if (spw_winograd_suits(operator)) {
+    spw_winograd_conv2d(operator, weights, input, residual, output, context);
+    return;
+  }
+  const struct spw_weights_header *header = weights;
+  struct job job = {.plan = make_plan(operator, kind_of(header)),
+                    .weights = header,
                     .input = input,
                     .residual = residual,
                     .output = output,
@@ -339,7 +530,8 @@ void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, cons
   // A task for each thread at least: smaller bands first, since panels cost a copy of the input each when split.
   const int least = min_int(plan->units, ceil_div(BAND_QUADS, unit_quads(plan)));
   const int wanted = ceil_div(context->threads, operator->batch);
-  job.band_units = min_int(plan->band_units, max_int(least, ceil_div(plan->units, wanted)));
+  const int whole = plan->direct ? TILE_QUADS : 1;
+  job.band_units = min_int(plan->band_units, max_int(least, ceil_div(ceil_div(plan->units, wanted), whole) * whole));
   job.bands = ceil_div(plan->units, job.band_units);
   const int panels = plan->convolutions * plan->panels;
   job.splits = min_int(panels, ceil_div(wanted, job.bands));

@@ -1,6 +1,7 @@
 // The one place that chooses a micro-kernel.
 #include "../formats.h"
 #include "kernel.h"
+#include "winograd.h"
 
 enum {
   REQUIRES_scalar = 0,
@@ -15,10 +16,12 @@ enum {
 #define POINTER_neon(name) name##__neon
 #define POINTER_neon_dotprod(name) name##__neon_dotprod
 #define POINTER_neon_i8mm(name) name##__neon_i8mm
+#define POINTER_neon_fp16(name) name##__neon_fp16
 #else
 #define POINTER_neon(name) NULL
 #define POINTER_neon_dotprod(name) NULL
 #define POINTER_neon_i8mm(name) NULL
+#define POINTER_neon_fp16(name) NULL
 #endif
 #define POINTER_scalar(name) name##__scalar
 
@@ -54,6 +57,25 @@ spw_unpack_kernel spw_find_unpack_kernel(int format, uint32_t instruction_sets) 
   };
   for (size_t index = 0; index < sizeof kernels / sizeof *kernels; ++index)
     if (kernels[index].kernel && kernels[index].format == format && !(kernels[index].requires & ~instruction_sets))
+      return kernels[index].kernel;
+  return NULL;
+}
+
+spw_winograd_kernel spw_find_winograd_kernel(enum spw_winograd_role role, uint32_t instruction_sets) {
+  static const struct {
+    enum spw_winograd_role role;
+    uint32_t requires;
+    spw_winograd_kernel kernel;
+  } kernels[] = {
+#define SPW_KERNEL(role, name, isa)
+#define SPW_UNPACKER(format, name, isa)
+#define SPW_WINOGRAD(role, name, isa) {SPW_ROLE_##role, REQUIRES_##isa, POINTER_##isa(name)},
+#include "kernels.inc"
+#undef SPW_KERNEL
+#undef SPW_UNPACKER
+  };
+  for (size_t index = 0; index < sizeof kernels / sizeof *kernels; ++index)
+    if (kernels[index].kernel && kernels[index].role == role && !(kernels[index].requires & ~instruction_sets))
       return kernels[index].kernel;
   return NULL;
 }

@@ -54,7 +54,7 @@ SPW_ALWAYS_INLINE struct spw_epilogue_qa8 spw_begin_qa8(const struct spw_conv_ru
 // Only an image narrower than 4 pixels has quads that are not full. No memcpy here: a call would push every accumulator
 // out of its register.
 SPW_ALWAYS_INLINE void spw_store_bytes(int8_t *output, int8x16_t value, int32_t pixels) {
-  if (pixels == 4) {
+  if (pixels >= 4) {
     vst1q_s8(output, value);
     return;
   }
@@ -64,7 +64,7 @@ SPW_ALWAYS_INLINE void spw_store_bytes(int8_t *output, int8x16_t value, int32_t 
 }
 
 SPW_ALWAYS_INLINE int8x16_t spw_load_bytes(const int8_t *input, int32_t pixels) {
-  if (pixels == 4) return vld1q_s8(input);
+  if (pixels >= 4) return vld1q_s8(input);
   int8x16_t value = vdupq_n_s8(0);
   if (pixels & 2) {
     value = vreinterpretq_s8_s64(vld1q_lane_s64((const int64_t *)(input + pixels % 2 * 4), vdupq_n_s64(0), 0));
@@ -111,14 +111,11 @@ SPW_ALWAYS_INLINE void spw_finish_quad_qa8(const struct spw_epilogue_qa8 *epilog
 }
 
 // spw_finish_qa8() for the one pixel of a matrix-vector product.
-SPW_ALWAYS_INLINE void spw_finish_vector_qa8(const struct spw_conv_run *run, const int packs, const int32x4_t *sum,
-                                             const int float_output) {
-  struct spw_epilogue_qa8 epilogue = spw_begin_qa8(run, packs);
+SPW_ALWAYS_INLINE void spw_finish_vector_qa8(const struct spw_conv_run *run, int32x4_t sum, const int float_output) {
+  struct spw_epilogue_qa8 epilogue = spw_begin_qa8(run, 1);
   epilogue.pixels = 1;
-  for (int pack = 0; pack < packs; ++pack) {
-    const int32x4_t quad[4] = {sum[pack], vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    spw_finish_quad_qa8(&epilogue, pack, 0, quad, float_output);
-  }
+  const int32x4_t quad[4] = {sum, vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+  spw_finish_quad_qa8(&epilogue, 0, 0, quad, float_output);
 }
 
 // spw_finish_f32() for 4 pixels; sum[pixel] holds their 4 channels.

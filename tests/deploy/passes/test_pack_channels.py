@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tvm
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -69,6 +70,54 @@ def test_what_needs_nchw_gets_it():
 
     names = [name for name, _ in steps(pack_channels(Before))]
     assert names == ["pack_channels", "call_dps_packed", "unpack_channels", "concat", "strided_slice", "reshape"]
+
+
+def test_more_than_four_dimensions_and_scalars_over_tensors_stay_as_they_are():
+    """A channel shuffle, and one over a packed tensor."""
+
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 8, 4, 4), "float32")) -> R.Tensor((1, 8, 4, 4), "float32"):
+            with R.dataflow():
+                a = R.call_dps_packed("sparrow.conv2d.0", (x,), out_ty=R.Tensor((1, 8, 4, 4), "float32"))
+                b = R.reshape(a, R.shape([1, 2, 4, 4, 4]))
+                c = R.permute_dims(b, axes=[0, 2, 1, 3, 4])
+                d = R.reshape(c, R.shape([1, 8, 4, 4]))
+                e = R.divide(R.const(1.0, "float32"), d)
+                R.output(e)
+            return e
+
+    assert steps(pack_channels(Before))[1:] == [
+        ("call_dps_packed", (1, 2, 4, 4, 4)),
+        ("unpack_channels", (1, 8, 4, 4)),
+        ("reshape", (1, 2, 4, 4, 4)),
+        ("permute_dims", (1, 4, 2, 4, 4)),
+        ("reshape", (1, 8, 4, 4)),
+        ("divide", (1, 8, 4, 4)),
+    ]
+
+
+def test_max_pooling_and_quantization_of_an_image_are_sparrows():
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 3, 9, 8), "float32")) -> R.Tensor((2, 8, 5, 4), "int8"):
+            with R.dataflow():
+                a = R.quantize(x, R.const(0.5, "float32"), R.const(3, "int8"), axis=1, out_dtype="int8")
+                b = R.call_dps_packed("sparrow.conv2d.0", (a,), out_ty=R.Tensor((2, 8, 9, 8), "int8"))
+                c = R.nn.max_pool2d(b, pool_size=[3, 3], strides=[2, 2], padding=[1, 1, 1, 1])
+                d = R.call_dps_packed("sparrow.conv2d.1", (c,), out_ty=R.Tensor((2, 8, 5, 4), "int8"))
+                R.output(d)
+            return d
+
+    values = [binding.value for binding in main_bindings(pack_channels(Before))]
+    calls = [value for value in values if not isinstance(value, relax.Var)]
+    found = {str(call.args[0].global_symbol): call.args[1].fields[1:] for call in calls
+             if operator_name(call) == "relax.call_dps_packed"}  # fmt: skip
+    quantize, pool = found["spw_quantize_qa8_f32_run"], found["spw_max_pool_qa8_run"]
+    assert [number.value for number in quantize] == [2, 3, 72, 0.5, 3]
+    assert [number.value for number in pool] == [4, 9, 8, 5, 4, 3, 3, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3, 4), (1, 8, 2, 2), (3, 6)])

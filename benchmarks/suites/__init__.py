@@ -1,0 +1,1 @@
+"""Networks that speed is compared on."""

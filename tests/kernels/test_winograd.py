@@ -1,0 +1,102 @@
+"""Winograd convolutions: where they are used, and how far half precision and float32 are from the truth."""
+
+import ctypes
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from sparrow.kernels.build import INCLUDE_DIR, native_sources
+from sparrow.kernels.formats import ConvWeights, WeightFormat, pack_activation, pack_weights, unpack_activation
+from sparrow.kernels.reference import F16, F32, QA8, Conv2dOperator, conv2d
+
+FORMATS = {F32: WeightFormat.F32, F16: WeightFormat.F16}
+Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+ParallelFor = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, Task, ctypes.c_void_p)
+
+
+class Context(ctypes.Structure):
+    """``struct spw_context``."""
+
+    _fields_ = (
+        ("instruction_sets", ctypes.c_uint32),
+        ("threads", ctypes.c_int32),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_size_t),
+        ("parallel_for", ParallelFor),
+    )
+
+
+@ParallelFor
+def run_in_turn(context: int, tasks: int, task: "ctypes._CFunctionType", argument: int) -> None:
+    for index in range(tasks):
+        task(argument, index, 0)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs gcc for this machine")
+    output = tmp_path_factory.mktemp("host") / "kernels.so"
+    sources = [str(source.path) for source in native_sources()]
+    subprocess.run([compiler, "-std=gnu11", "-O1", "-ffp-contract=off", "-shared", "-fPIC", f"-I{INCLUDE_DIR}",
+                    *sources, "-lm", "-o", str(output)], check=True)  # fmt: skip
+    library = ctypes.CDLL(str(output))
+    library.spw_conv2d_workspace.restype = ctypes.c_size_t
+    return library
+
+
+def operator(type: int = F32, channels: tuple[int, int] = (64, 32), size: int = 14, **changes: int) -> Conv2dOperator:
+    fields = {"kernel_height": 3, "kernel_width": 3, "pad_top": 1, "pad_left": 1, **changes}
+    return Conv2dOperator(type, 0, 1, channels[0], size, size, channels[1], size, size, **fields)  # type: ignore[arg-type]
+
+
+def run(library: ctypes.CDLL, operator: Conv2dOperator, weights: ConvWeights, activation: np.ndarray) -> np.ndarray:
+    bytes_needed = library.spw_conv2d_workspace(operator.to_bytes())
+    workspace, packed = np.zeros(bytes_needed + 64, np.uint8), np.frombuffer(pack_weights(weights), np.uint8)
+    aligned = np.zeros(len(packed) + 64, np.uint8)
+    start = -aligned.ctypes.data % 64
+    aligned[start : start + len(packed)] = packed
+    source = pack_activation(activation, 0)
+    shape = (1, operator.out_channels // 4, operator.out_height, operator.out_width, 4)
+    target = np.zeros(shape, activation.dtype)
+    base = workspace.ctypes.data + -workspace.ctypes.data % 64
+    context = Context(0, 1, base, bytes_needed, run_in_turn)
+    library.spw_conv2d_run(operator.to_bytes(), ctypes.c_void_p(aligned.ctypes.data + start),
+                           ctypes.c_void_p(source.ctypes.data), None, ctypes.c_void_p(target.ctypes.data),
+                           ctypes.byref(context))  # fmt: skip
+    return unpack_activation(target, operator.out_channels)
+
+
+@pytest.mark.parametrize(("type", "bound"), [(F32, 1e-6), (F16, 6e-3)], ids=["float32", "float16"])
+def test_its_error_is_a_small_share_of_the_output(library: ctypes.CDLL, type: int, bound: float) -> None:
+    rng = np.random.default_rng(0)
+    shape, dtype = operator(type), FORMATS[type].dtype
+    assert library.spw_winograd_suits(shape.to_bytes())
+    values = rng.normal(size=(32, 64, 3, 3)).astype(dtype)
+    weights = ConvWeights(FORMATS[type], values, None, np.zeros(32, np.int32), np.zeros(32, np.float32),
+                          np.zeros(32, np.float32))  # fmt: skip
+    activation = np.maximum(rng.normal(size=(1, 64, 14, 14)), 0).astype(dtype)
+    exact = conv2d(operator(F32), weights, activation.astype(np.float32)).astype(np.float64)
+    difference = run(library, shape, weights, activation).astype(np.float64) - exact
+    assert np.sqrt(np.mean(difference**2)) < bound * np.sqrt(np.mean(exact**2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "suits"),
+    [
+        (operator(), 1),
+        (operator(channels=(16, 16), size=8), 1),
+        (operator(QA8), 0),
+        (operator(channels=(12, 64)), 0),
+        (operator(size=4), 0),
+        (operator(stride_height=2), 0),
+        (operator(dilation_width=2), 0),
+        (operator(groups=2), 0),
+        (operator(kernel_height=5), 0),
+    ],
+)
+def test_it_is_used_where_it_takes_less_work(library: ctypes.CDLL, shape: Conv2dOperator, suits: int) -> None:
+    assert library.spw_winograd_suits(shape.to_bytes()) == suits
