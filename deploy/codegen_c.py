@@ -208,9 +208,9 @@ class _Generator:
 
     def _sparrow_step(self, symbol: str, arguments: Iterable[tvm.ir.Expr]) -> None:
         if not symbol.startswith(EXTERN_PREFIX):  # a function of spw.h that has no weights
-            operands = ", ".join(self._argument(argument) for argument in arguments)
-            body = f"  {symbol}({operands}, frame->context);\n  return 0;\n"
-            self.steps.append((symbol.removeprefix("spw_").removesuffix("_run"), body))
+            values = ", ".join(self._argument(argument) for argument in arguments)
+            call = f"  {symbol}({values}, frame->context);\n  return 0;\n"
+            self.steps.append((symbol.removeprefix("spw_").removesuffix("_run"), call))
             return
         index = int(symbol.removeprefix(EXTERN_PREFIX))
         layer = self.layers[index]

@@ -5,6 +5,8 @@ The partition's operators speak of logical NCHW tensors. Here each becomes a cal
 conversions stay at the borders of the network. Padding channels hold unspecified values throughout.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tvm
 from tvm import relax, te, tirx
@@ -192,7 +194,7 @@ def _is_layer(expression: tvm.ir.Expr) -> bool:
     )
 
 
-def _call(function: str, source: tvm.ir.Expr, numbers: list[int | float], shape: tuple[int, ...]) -> tvm.ir.Call:
+def _call(function: str, source: tvm.ir.Expr, numbers: Sequence[float], shape: tuple[int, ...]) -> tvm.ir.Call:
     """Call a function of kernels/csrc/spw.h that has no weights: (input, numbers, output, context), int8 output."""
     operands = relax.Tuple([source, *map(relax.prim_value, numbers)])
     return relax.call_dps_packed(function, operands, relax.TensorType(shape, "int8"))

@@ -116,8 +116,10 @@ def test_interruption_leaves_no_half_written_result(job, command, sign):
     out = job / "out"
     out.mkdir()
     try:
+        # A shell starts what it runs in the background with the signal ignored, and children inherit that.
         process = subprocess.Popen([*SPARROW, *command.split()], cwd=job, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+                                   stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
         for line in process.stderr:
             if line.startswith(sign):
                 break
