@@ -77,7 +77,8 @@ def command(
             click.echo(f"              {guess.error}")
         slowest = sorted(result.predictions[0].operators, key=lambda operator: -operator.milliseconds)[:layers]
         if slowest:
-            click.echo(f"  where the time goes, {result.predictions[0].threads} thread(s):")
+            number = result.predictions[0].threads
+            click.echo(f"  where the time goes, {number} thread{'s' if number > 1 else ''}:")
         for operator in slowest:
             share = operator.milliseconds / result.predictions[0].milliseconds
             click.echo(f"    {operator.milliseconds:9.3f} ms {share:6.1%}  {operator.name}  "
