@@ -306,13 +306,14 @@ class Device(ABC):
         Raises:
             SparrowError: The device cannot be reached or went away, a signal ended the program, or the time was up.
         """
-        # The program's number is printed before it ends: whoever gives up can kill it, which the end of adb or ssh
-        # does not do.
+        # The program's number is printed before it begins: whoever gives up can kill it, which the end of adb or ssh
+        # does not do, and nothing that it prints gets in between.
         mark = secrets.token_hex(8)
         program = shlex.join([f"./{name}", *arguments])
         script = (
-            f"cd {shlex.quote(self.folder)} || exit\n{program} </dev/null &\n"
-            f"echo; echo {mark} $!; wait $!; code=$?; echo; echo {mark} $code"
+            f"cd {shlex.quote(self.folder)} || exit\n"
+            f"sh -c 'echo; echo {mark} $$; exec \"$@\"' sh {program} </dev/null &\n"
+            f"wait $!; code=$?; echo; echo {mark} $code"
         )
         with Process(self._shell_command(script)) as process:
             try:
