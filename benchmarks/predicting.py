@@ -15,7 +15,7 @@ from sparrow.benchmarks.predict.octa_core import SocPrediction, predict_soc, soc
 from sparrow.benchmarks.predict.peak import peak_rates
 from sparrow.benchmarks.predict.predict import Prediction, predict
 from sparrow.benchmarks.predict.soc import Hierarchy, Soc, load_soc
-from sparrow.benchmarks.results import Environment, read_environment
+from sparrow.benchmarks.results import BEFORE_FIRST, Environment, read_environment
 from sparrow.benchmarks.runners.qemu import InstructionCounts, cpu_model, find_qemu, run
 from sparrow.deploy.bundle import Bundle, load_bundle
 from sparrow.kernels.errors import SparrowError
@@ -96,7 +96,7 @@ def predict_bundle(
     bundle = load_bundle(bundle_dir)
     environment = read_environment(chip.instruction_sets)
     calibration = load_calibration()
-    names = ["before the first operator", *bundle.manifest["steps"]]
+    names = [BEFORE_FIRST, *bundle.manifest["steps"]]
     predictions = []
     with _Inference(bundle, image, timeout) as inference:
         for placement in placements:
