@@ -4,7 +4,7 @@ VENV := .venv
 SPARROW := $(VENV)/bin/sparrow
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint setup system predictor devices clean
+.PHONY: demo test test-docker lint mypy docs types setup system predictor devices fuzz clean
 
 demo: setup
 	$(SPARROW) demo -o demo
@@ -12,11 +12,30 @@ demo: setup
 test: setup predictor
 	$(VENV)/bin/python -m pytest -n 2
 
-lint: setup
+# Builds and runs the toolchain image in an engine of its own, as root on Debian, which takes many minutes.
+test-docker: setup
+	SPARROW_TEST_DOCKER=1 $(VENV)/bin/python -m pytest tests/docker
+
+# libFuzzer on the parsers in C and changed ONNX files, FUZZ_SECONDS in all; build/fuzz/findings gets what breaks them.
+FUZZ_SECONDS ?= 600
+fuzz: setup
+	$(VENV)/bin/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS)
+
+lint: setup mypy
 	$(VENV)/bin/ruff check .
+	git ls-files '*.c' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+
+mypy: types
+	MYPYPATH=build/types $(VENV)/bin/mypy -p sparrow
+
+docs: setup types
+	$(VENV)/bin/mkdocs build
+	@echo "build/docs/index.html"
+
+# The folders as the package `sparrow`, for tools that do not follow an editable install.
+types:
 	mkdir -p build/types/sparrow
 	for top in benchmarks deploy kernels models quantize; do ln -sfn ../../../$$top build/types/sparrow/$$top; done
-	MYPYPATH=build/types $(VENV)/bin/mypy -p sparrow
 
 setup: system $(INSTALLED)
 
@@ -42,15 +61,17 @@ predictor:
 	  { $$run apt-get update -qq && $$run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq llvm-19 >/dev/null; } \
 	  || echo "llvm-19 could not be installed: predicted cycles are left out"; }
 
-# Clients and a server for the tests of measuring over adb and ssh. Not part of `make test`: on a desk, openssh-server
-# would begin to listen; without these packages the tests say that they were skipped.
+# Clients and a server for the tests of measuring over adb and ssh, and the emulator of whole machines. Not part of
+# `make test`: on a desk, openssh-server would begin to listen; without these packages the tests say that they were
+# skipped.
 devices:
-	@command -v adb >/dev/null && command -v ssh >/dev/null && test -x /usr/sbin/sshd || { \
-	  echo "installing the Debian packages adb, openssh-client and openssh-server (tests of measuring on devices)"; \
+	@command -v adb >/dev/null && command -v ssh >/dev/null && test -x /usr/sbin/sshd && \
+	command -v qemu-system-aarch64 >/dev/null || { \
+	  echo "installing the Debian packages adb, openssh-client, openssh-server and qemu-system-arm (tests on devices)"; \
 	  if [ "$$(id -u)" = 0 ]; then run=; else run=sudo; fi; \
 	  { $$run apt-get update -qq && $$run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-	      adb openssh-client openssh-server >/dev/null; } \
-	  || echo "they could not be installed: tests of adb and ssh are skipped"; }
+	      adb openssh-client openssh-server qemu-system-arm >/dev/null; } \
+	  || echo "they could not be installed: tests of adb, ssh and whole machines are skipped"; }
 
 # Python packages at the versions of constraints.txt: torch trains, onnx and onnxruntime are the reference, apache-tvm
 # compiles graphs, ziglang is the cross compiler.

@@ -17,7 +17,7 @@ def namespace_packages() -> dict[str, str]:
 
 def non_python_files() -> dict[str, list[str]]:
     """List the C sources and data files that have to travel inside the wheel."""
-    suffixes = {".c", ".cpp", ".h", ".inc", ".css", ".json"}
+    suffixes = {".c", ".cpp", ".h", ".inc", ".css", ".json", ".yaml"}
     return {
         f"sparrow.{top}": [str(path.relative_to(top)) for path in Path(top).rglob("*") if path.suffix in suffixes]
         for top in TOP_LEVEL
@@ -25,6 +25,17 @@ def non_python_files() -> dict[str, list[str]]:
 
 
 PACKAGES = namespace_packages()
+
+# What `sparrow demo`, `train`, `quantize` and `export` need, and nothing else does.
+TRAIN = [
+    "onnxscript>=0.5",  # behind torch.onnx.export
+    "scikit-learn>=1.4",  # k-means, and the bundled handwritten digits
+    "torch>=2.8,<2.14",  # training; torch.onnx.ops.symbolic appears in 2.8
+    "torch-pruning>=1.6,<2",  # which layers share a channel
+]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-click>=0.9", "mkdocstrings-python>=2"]
+DEV = ["clang-format>=23,<24", "hypothesis>=6", "mypy>=1.13", "pre-commit>=4", "pytest>=8", "pytest-xdist>=3",
+       "ruff>=0.8", "setuptools>=70", "tensorboard>=2.15", "types-PyYAML>=6"]  # fmt: skip
 
 setup(
     name="sparrow-mobile",
@@ -44,16 +55,12 @@ setup(
         "numpy>=1.26",
         "onnx>=1.20",  # UINT2 initializers appear in 1.20
         "onnxruntime>=1.23",  # the reference that every bundle is verified against
-        "onnxscript>=0.5",  # behind torch.onnx.export
+        "packaging>=23",  # compares versions, for sparrow doctor
         "pillow>=10",  # decodes the images of an image folder
         "pyyaml>=6",  # configs
         "rich>=13",  # progress and tables
-        "scikit-learn>=1.4",  # k-means, and the bundled handwritten digits
-        "torch>=2.8,<2.14",  # training; torch.onnx.ops.symbolic appears in 2.8
         "ziglang>=0.14,<0.18",  # clang and musl for every target in one wheel: the cross compiler
     ],
-    extras_require={
-        "dev": ["hypothesis>=6", "mypy>=1.13", "pytest>=8", "pytest-xdist>=3", "ruff>=0.8", "setuptools>=70"],
-    },
+    extras_require={"train": TRAIN, "tensorboard": ["tensorboard>=2.15"], "dev": [*TRAIN, *DOCS, *DEV]},
     entry_points={"console_scripts": ["sparrow = sparrow.deploy.cli:main"]},
 )

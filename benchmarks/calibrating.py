@@ -22,6 +22,7 @@ from sparrow.benchmarks.predict.soc import Hierarchy, load_soc
 from sparrow.benchmarks.results import Environment, read_environment
 from sparrow.benchmarks.runners.qemu import find_qemu
 from sparrow.kernels.errors import SparrowError
+from sparrow.kernels.files import make_folder
 
 RECORDS = Path(__file__).with_name("calibration") / "counts"
 
@@ -226,7 +227,7 @@ def _count_missing(
         return []
     check_tools()
     qemu = find_qemu()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     runner, notes = NcnnRunner(on_progress), []
     for number, ((name, core, threads), (models, hierarchies)) in enumerate(missing.items(), 1):
         on_progress(f"run {number} of {len(missing)}: {name} on {core}, {threads} thread{'s' if threads > 1 else ''}")

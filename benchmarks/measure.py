@@ -17,6 +17,7 @@ from secrets import token_hex
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparrow.benchmarks.harness import FloatArray, compare, run_reference
 from sparrow.benchmarks.results import Environment, VerifyResult, read_environment
@@ -236,6 +237,55 @@ def measure(
         invalid=find_faults(times, comparison, description, cpus, before, after),
         environment=environment,
     )
+
+
+def verify_on_device(
+    bundle_dir: Path,
+    device: Device,
+    images: FloatArray,
+    labels: NDArray[np.integer[Any]] | None = None,
+    *,
+    threads: int = 1,
+    affinity: str = "all",
+    environment: Environment | None = None,
+    timeout: float = 600,
+    on_progress: Callable[[str], None] = lambda step: None,
+) -> VerifyResult:
+    """Compare a bundle on a device with ONNX Runtime, image by image. Nothing is timed.
+
+    Args:
+        bundle_dir: Bundle folder.
+        device: Where it runs.
+        images: Inputs, float32, ``[count, *shape of one input without the batch]``.
+        labels: True classes, ``[count]``.
+        threads: Threads, each bound to a core of its own.
+        affinity: ``big``, ``little``, ``all`` or numbers of cores, as ``DeviceDescription.place`` takes it.
+        environment: What the result is got with, by default this machine without QEMU.
+        timeout: Seconds that the run on the device may take.
+        on_progress: Called with a text before each step.
+
+    Returns:
+        The comparison, whether or not it is within its bound.
+
+    Raises:
+        SparrowError: As for ``measure``.
+    """
+    bundle = load_bundle(bundle_dir)
+    on_progress("looking at the device")
+    description = device.describe()
+    description.require_abi()
+    cpus = description.place(affinity, threads)
+    on_progress("ONNX Runtime")
+    reference = run_reference(bundle, images)
+    run = _Run(bundle, device, threads, cpus, timeout)
+    try:
+        on_progress("sending the bundle")
+        run.push(images)
+        on_progress(f"{threads} thread{'s' if threads > 1 else ''} on cores {','.join(map(str, cpus))}")
+        outputs = run.infer("all")
+    finally:
+        run.clean_up()
+    return compare(bundle, reference, outputs, labels, environment or read_environment())
 
 
 def measure_all(

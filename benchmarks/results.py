@@ -29,7 +29,9 @@ RESULTS = {
     "sparrow-program": "sparrow.benchmarks.results:ProgramResult",
     "sparrow-prediction": "sparrow.benchmarks.predicting:PredictionResult",
     "sparrow-measurement": "sparrow.benchmarks.measure:Measurement",
+    "sparrow-kernels": "sparrow.benchmarks.suites.kernels:KernelsResult",
     "sparrow-peers": "sparrow.benchmarks.peers.compare:PeersResult",
+    "sparrow-search": "sparrow.benchmarks.searching:SearchResult",
     "sparrow-calibration": "sparrow.benchmarks.calibrating:CalibrationResult",
 }
 

@@ -238,7 +238,8 @@ class _Generator:
                 f"    {{(void *)({place.address}), 1, 0, {len(place.shape)}, {code}, {bits}, 1,\n"
                 f"     (int64_t[]){{{shape or 0}}}, (int64_t[]){{{strides or 0}}}, 0}},\n"
             )
-        body.append(f"  }};\n  return sparrow_call_tvm({symbol}, tensors, {len(places)});\n")
+        body.append(f"  }};\n  struct sparrow_tvm_value arguments[{len(places)}];\n")
+        body.append(f"  return sparrow_call_tvm({symbol}, tensors, arguments, {len(places)});\n")
         self.steps.append((function.name_hint, "".join(body)))
 
     def _argument(self, expression: tvm.ir.Expr) -> str:

@@ -1,5 +1,7 @@
 """From an ONNX file to a bundle."""
 
+import hashlib
+import logging
 import re
 import shutil
 import tempfile
@@ -11,21 +13,25 @@ from typing import Any
 
 import numpy as np
 
+from sparrow.deploy.android import find_ndk, require_static_programs
 from sparrow.deploy.bundle import MODEL, RUNNER, Bundle, is_bundle, load_bundle, write_manifest
-from sparrow.deploy.frontend_onnx import load_onnx
+from sparrow.deploy.frontend_onnx import OnnxNetwork, load_onnx
 from sparrow.deploy.operators import ConvLayer
 from sparrow.deploy.target import Target, find_target
-from sparrow.deploy.toolchain import Toolchain, find_toolchain, source_key
+from sparrow.deploy.toolchain import HARDENING_FLAGS, Toolchain, find_toolchain, source_key
 from sparrow.kernels.build import INCLUDE_DIR, kernel_sources
-from sparrow.kernels.errors import SparrowError
-from sparrow.kernels.files import atomic_folder, cache_dir
+from sparrow.kernels.errors import SparrowError, near_names
+from sparrow.kernels.files import atomic_folder, cache_dir, cached_folder
 from sparrow.kernels.formats import WeightFormat
 from sparrow.kernels.registry import select_kernel
 
 RUNTIME_DIR = INCLUDE_DIR / "runtime"
 RUNTIME_SOURCES = ("runtime.c", "thread_pool.c")
-MAX_OPERANDS = 64  # SPARROW_MAX_OPERANDS in kernels/csrc/runtime/program.h
+FLOAT_PRECISIONS = ("fp32", "fp16")
 INCLUDE_FLAGS = (f"-I{INCLUDE_DIR}", f"-I{RUNTIME_DIR}", "-mno-outline-atomics")
+RUNTIME_FLAGS = (*INCLUDE_FLAGS, *HARDENING_FLAGS)
+
+log = logging.getLogger("sparrow")
 
 
 def compile_model(
@@ -36,7 +42,10 @@ def compile_model(
     name: str | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     outputs: Sequence[str] = (),
+    float_precision: str = "fp32",
     toolchain: Toolchain | None = None,
+    android: bool = False,
+    ndk: Path | None = None,
     dump_dir: Path | None = None,
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> Bundle:
@@ -44,12 +53,17 @@ def compile_model(
 
     Args:
         model_path: ONNX file.
-        output: Bundle folder to write; an earlier bundle there is replaced.
+        output: Bundle folder to write; an earlier bundle there is replaced, or kept if nothing changed.
         target: A key of ``deploy.target.TARGETS``.
         name: C identifier of the network, by default made of the file's name.
         input_shapes: Static shapes for dynamic inputs, by input name.
         outputs: Inner tensors to end the network at, by default its own outputs.
+        float_precision: What float layers compute in, one of ``FLOAT_PRECISIONS``: with ``fp16`` half precision, where
+            their weights allow it.
         toolchain: Cross compiler, by default the first that is installed.
+        android: Make a bundle for Android in place of Linux. ``sparrow_run`` and the static library serve both; the
+            shared library is Android's, and left out without ``ndk``.
+        ndk: Folder of Android's NDK, which links that library.
         dump_dir: Folder that gets the network after each phase of the compiler.
         on_phase: Called with the name of each phase before it starts.
 
@@ -60,34 +74,48 @@ def compile_model(
         SparrowError: The network cannot be compiled, a tool is missing, or the output cannot be written.
     """
     chosen_target = find_target(target)
+    if float_precision not in FLOAT_PRECISIONS:
+        raise SparrowError(
+            f"float precision {float_precision!r}", expected=near_names(float_precision, FLOAT_PRECISIONS)
+        )
+    if float_precision == "fp16" and "neon_fp16" not in chosen_target.instruction_sets:
+        log.warning("%s does not promise fp16: a core without it computes halves in float, no faster than fp32", target)
     name = c_identifier(name or model_path.stem)
     on_phase("read")
     network = load_onnx(model_path, input_shapes, outputs)
     toolchain = toolchain or find_toolchain()
+    if android:
+        require_static_programs(toolchain)
+    shared_linker = find_ndk(ndk) if android and ndk else None if android else toolchain
+    linkers = toolchain.identity, repr(shared_linker) if android else ""
+    made_from = fingerprint(network, target, name, float_precision, str(android), *linkers)
+    if dump_dir is None and (kept := _made_before(output, made_from)) is not None:
+        on_phase("nothing changed: the bundle is kept")
+        return kept
     with atomic_folder(output, may_replace=is_bundle) as folder, tempfile.TemporaryDirectory() as scratch_name:
         # TVM takes seconds to import: what is wrong with the arguments was said above, before that.
         from sparrow.deploy.codegen_c import generate_program
         from sparrow.deploy.pipeline import CompilerState, compile_functions, run_pipeline
 
         scratch = Path(scratch_name)
-        state = CompilerState(network, chosen_target, name)
+        state = CompilerState(network, chosen_target, name, half=float_precision == "fp16")
         run_pipeline(state, dump_dir=dump_dir, on_phase=on_phase)
-        refuse_long_calls(state.module)
         program = generate_program(state.module, state.layers, name, network.inputs, network.outputs)
         on_phase("compile")
         compile_functions(state.module, name, chosen_target, scratch / "tvm.o")
         (scratch / "program.c").write_text(program.source, encoding="utf-8")
         (scratch / "weights.bin").write_bytes(program.weights)
         (scratch / "weights.S").write_text(_weights_assembly(name, scratch / "weights.bin"), encoding="utf-8")
-        for source in ("program.c", "weights.S"):
-            toolchain.compile(scratch / source, (scratch / source).with_suffix(".o"), flags=INCLUDE_FLAGS)
+        for source, flags in (("program.c", RUNTIME_FLAGS), ("weights.S", INCLUDE_FLAGS)):
+            toolchain.compile(scratch / source, (scratch / source).with_suffix(".o"), flags=flags)
         toolchain.compile(RUNTIME_DIR / "sparrow_run.c", scratch / "sparrow_run.o",
-                          flags=(*INCLUDE_FLAGS, f"-DSPARROW_PROGRAM={name}_program"))  # fmt: skip
+                          flags=(*RUNTIME_FLAGS, f"-DSPARROW_PROGRAM={name}_program"))  # fmt: skip
         on_phase("link")
         own = [file for file in (scratch / "program.o", scratch / "weights.o", scratch / "tvm.o") if file.exists()]
         objects = [*own, *runtime_objects(toolchain)]
         toolchain.archive(objects, folder / f"lib{name}.a")
-        toolchain.link_shared(objects, folder / f"lib{name}.so", exports=["sparrow_*", f"{name}_program"])
+        if shared_linker is not None:
+            shared_linker.link_shared(objects, folder / f"lib{name}.so", exports=["sparrow_*", f"{name}_program"])
         toolchain.link_executable([scratch / "sparrow_run.o", *objects], folder / RUNNER)
         (folder / f"{name}.h").write_text(_header(name), encoding="utf-8")
         if network.reference is None:
@@ -99,6 +127,9 @@ def compile_model(
             {
                 "name": name,
                 "target": chosen_target.name,
+                "float_precision": float_precision,
+                "system": "android" if android else "linux",
+                "made_from": made_from,
                 "sparrow_version": version("sparrow-mobile"),
                 "tvm_version": version("apache-tvm"),
                 "c_compiler": toolchain.version,
@@ -117,19 +148,33 @@ def compile_model(
     return load_bundle(output)
 
 
-def refuse_long_calls(module: Any) -> None:
-    """Raise SparrowError if a function that TVM generated takes more operands than the runtime passes on.
+def fingerprint(network: OnnxNetwork, *options: str) -> str:
+    """Hash everything that a bundle depends on: the network, the options, and the compiler itself.
 
     Args:
-        module: Module after the last phase of the pipeline.
+        network: Network in normal form.
+        options: What it is compiled for and with.
+
+    Returns:
+        16 hexadecimal digits, equal for equal bundles.
     """
-    for variable, function in module.functions.items():
-        if variable.name_hint != "main" and len(function.params) > MAX_OPERANDS:
-            raise SparrowError(
-                f"a fused operator of the network takes {len(function.params)} tensors: {variable.name_hint[:100]}",
-                expected=f"at most {MAX_OPERANDS}, what the runtime passes to one call",
-                next_step="shorten the sequence of a recurrent layer, or the concatenation of many tensors",
-            )
+    models = [model.SerializeToString(deterministic=True) for model in (network.model, network.reference) if model]
+    hashes = [hashlib.sha256(content).hexdigest() for content in models]
+    versions = version("sparrow-mobile"), version("apache-tvm")
+    folders = Path(__file__).parent, INCLUDE_DIR.parent
+    own = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".c", ".h", ".inc")]
+    return source_key(own, *hashes, *versions, *options)
+
+
+def _made_before(output: Path, made_from: str) -> Bundle | None:
+    """The bundle in a folder, if it is whole and was made from the same."""
+    if not is_bundle(output):
+        return None
+    try:
+        bundle = load_bundle(output)
+    except SparrowError:  # damaged, or of another version: it is made again
+        return None
+    return bundle if bundle.manifest.get("made_from") == made_from else None
 
 
 def runtime_objects(toolchain: Toolchain) -> list[Path]:
@@ -141,17 +186,17 @@ def runtime_objects(toolchain: Toolchain) -> list[Path]:
     Returns:
         Object files, the same for every network.
     """
-    sources = [(RUNTIME_DIR / source, "neon") for source in RUNTIME_SOURCES]
-    sources += [(source.path, source.isa) for source in kernel_sources()]
+    sources: list[tuple[Path, str, tuple[str, ...]]]
+    sources = [(RUNTIME_DIR / source, "neon", RUNTIME_FLAGS) for source in RUNTIME_SOURCES]
+    sources += [(source.path, source.isa, INCLUDE_FLAGS) for source in kernel_sources()]
     headers = [path for pattern in ("*.h", "*.inc") for path in INCLUDE_DIR.rglob(pattern)]
-    flags = " ".join(INCLUDE_FLAGS[2:])
-    folder = cache_dir() / "objects" / source_key([path for path, _ in sources] + headers, toolchain.identity, flags)
-    names = [f"{path.stem}.o" for path, _ in sources]
+    flags = " ".join((*INCLUDE_FLAGS[2:], *HARDENING_FLAGS))
+    folder = cache_dir() / "objects" / source_key([path for path, *_ in sources] + headers, toolchain.identity, flags)
+    names = [f"{path.stem}.o" for path, *_ in sources]
     if not folder.is_dir():
-        # Another process may be doing the same: whoever comes second replaces equal files by equal files.
-        with atomic_folder(folder, may_replace=lambda path: True) as fresh:
-            for (path, isa), name in zip(sources, names, strict=True):
-                toolchain.compile(path, fresh / name, isa=isa, flags=INCLUDE_FLAGS)
+        with cached_folder(folder) as fresh:
+            for (path, isa, own_flags), name in zip(sources, names, strict=True):
+                toolchain.compile(path, fresh / name, isa=isa, flags=own_flags)
     return [folder / name for name in names]
 
 
@@ -172,10 +217,10 @@ def describe_layer(layer: ConvLayer, packed_bytes: int, target: Target) -> dict[
         "parameters": int(values.size),
         "packed_bytes": packed_bytes,
         "multiply_accumulates": geometry.multiply_accumulates,
-        "activations": "int8" if layer.input_grid else "float32",
-        "output": "int8" if layer.output_grid else "float32",
+        "activations": "int8" if layer.input_grid else weights.format.dtype.name,
+        "output": "int8" if layer.output_grid else weights.format.dtype.name if weights.format.is_float else "float32",
         "residual": layer.has_residual,
-        "kernel": select_kernel(layer.kernel_role, target.instruction_sets).symbol,
+        "kernel": select_kernel(layer.kernel_role(target.instruction_sets), target.instruction_sets).symbol,
         "reason": layer.reason,
     }
 
@@ -194,7 +239,7 @@ def c_identifier(text: str) -> str:
 
 def _weights_assembly(name: str, blob: Path) -> str:
     """Assembly that places the blob in read-only memory, on its own cache lines."""
-    path = str(blob).replace("\\", "\\\\").replace('"', '\\"')
+    path = str(blob).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return (
         f'.section .rodata.{name}_weights, "a"\n.balign 64\n.globl {name}_weights\n.hidden {name}_weights\n'
         f'{name}_weights:\n.incbin "{path}"\n.byte 0\n.section .note.GNU-stack, "", %progbits\n'

@@ -2,16 +2,26 @@
 
 import importlib.metadata
 import os
+import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from packaging.requirements import Requirement
+
+from sparrow.deploy.android import NDK_VARIABLES, find_ndk
 from sparrow.deploy.toolchain import find_toolchain
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import cache_dir
 
+OLDEST_PYTHON = (3, 10)
+# Packages of this extra are for training alone.
+TRAINING_EXTRA = "train"
 NEEDED_DISK_BYTES = 1 << 30
+_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -37,17 +47,58 @@ class Finding:
 
 def run_checks() -> list[Finding]:
     """Check everything; nothing is installed or changed."""
-    return [check() for check in CHECKS]
+    return [_python(), *_packages(), *(check() for check in CHECKS)]
 
 
-def _package(name: str, purpose: str) -> Callable[[], Finding]:
-    def check() -> Finding:
+def install_command(packages: str) -> str:
+    """Command that installs packages of Debian's or Ubuntu's."""
+    return f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install {packages}"
+
+
+def from_error(name: str, purpose: str, error: SparrowError, *, required: bool) -> Finding:
+    """The finding that an error stands for."""
+    return Finding(name, purpose, False, required, error.got, error.next_step)
+
+
+def _python() -> Finding:
+    ok = sys.version_info >= OLDEST_PYTHON
+    wanted = ".".join(map(str, OLDEST_PYTHON))
+    return Finding("Python", "runs Sparrow", ok, True, platform.python_version(),
+                   "" if ok else f"{install_command('python3')}   ({wanted} or newer)")  # fmt: skip
+
+
+# What the packages are for that a user may not know; others are parts of these and of the command line.
+_PURPOSES = {
+    "apache-tvm": "compiles graphs",
+    "onnx": "reads and writes networks",
+    "onnxruntime": "the reference for verification",
+    "onnxscript": "exports networks",
+    "pillow": "decodes images",
+    "scikit-learn": "clusters weights, and brings handwritten digits",
+    "torch": "trains networks",
+    "ziglang": "cross-compiles bundles",
+}
+
+
+def _packages() -> list[Finding]:
+    """The packages that Sparrow needs, and those that training needs, at versions that it takes."""
+    findings = []
+    for line in importlib.metadata.requires("sparrow-mobile") or []:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        extras = [extra for extra in ("", TRAINING_EXTRA) if marker is None or marker.evaluate({"extra": extra})]
+        if not extras:
+            continue
+        purpose = _PURPOSES.get(requirement.name, "used by Sparrow")
         try:
-            return Finding(name, purpose, True, True, importlib.metadata.version(name))
+            version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            return Finding(name, purpose, False, True, "not installed", "pip install -c constraints.txt -e '.[dev]'")
-
-    return check
+            version = ""
+        ok = bool(version) and requirement.specifier.contains(version, prereleases=True)
+        detail = f"{version or 'not installed'}{'' if ok else f', expected {requirement.specifier}'}"
+        fix = "" if ok else f"{sys.executable} -m pip install '{requirement.name}{requirement.specifier}'"
+        findings.append(Finding(requirement.name, purpose, ok, "" in extras, detail, fix))
+    return findings
 
 
 def _program(
@@ -55,22 +106,57 @@ def _program(
 ) -> Callable[[], Finding]:
     def check() -> Finding:
         path = shutil.which(name)
-        fix = f"sudo apt-get install {package}"
+        fix = install_command(package)
         if path is None:
             return Finding(name, purpose, False, required, "not found", fix)
-        result = subprocess.run([path, flag], capture_output=True, text=True, check=False, timeout=60)
-        lines = (result.stdout or result.stderr).strip().splitlines() or [path]
-        return Finding(name, purpose, result.returncode == 0, required, lines[0], "" if result.returncode == 0 else fix)
+        ok, line = _ask([path, flag])
+        return Finding(name, purpose, ok, required, line or path, "" if ok else fix)
 
     return check
 
 
-def _toolchain() -> Finding:
-    purpose = "cross-compiles bundles"
+def _ask(command: list[str]) -> tuple[bool, str]:
+    """Whether a program ends well, and the first line that it prints."""
     try:
-        return Finding("C compiler for aarch64", purpose, True, True, find_toolchain().version)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS,
+                                stdin=subprocess.DEVNULL)  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, str(error)
+    ok = result.returncode == 0
+    texts = (result.stdout.strip(), result.stderr.strip())
+    lines = next(filter(None, texts if ok else texts[::-1]), "").splitlines()
+    return ok, lines[0] if lines else ""
+
+
+def _toolchain() -> Finding:
+    name, purpose = "C compiler for aarch64", "cross-compiles bundles"
+    try:
+        return Finding(name, purpose, True, True, find_toolchain().version)
     except SparrowError as error:
-        return Finding("C compiler for aarch64", purpose, False, True, error.got, error.next_step)
+        return from_error(name, purpose, error, required=True)
+
+
+def _docker() -> Finding:
+    purpose = "compiles in a container"
+    path = shutil.which("docker")
+    if path is None:
+        return Finding("docker", purpose, False, False, "not found", install_command("docker.io"))
+    ok, line = _ask([path, "version", "--format", "engine {{.Server.Version}}"])
+    fix = "sudo systemctl start docker; sudo usermod --append --groups docker $USER   (then log in again)"
+    return Finding("docker", purpose, ok, False, line, "" if ok else fix)
+
+
+def _ndk() -> Finding:
+    name, purpose = "Android NDK", "links libraries for apps (sparrow compile --os android)"
+    variable = next((variable for variable in NDK_VARIABLES if os.environ.get(variable)), None)
+    if variable is None:
+        return Finding(name, purpose, False, False, f"{' and '.join(NDK_VARIABLES)} are not set",
+                       f"sdkmanager --install 'ndk;27.2.12479018'; export {NDK_VARIABLES[0]}=/its/folder")  # fmt: skip
+    try:
+        ndk = find_ndk(Path(os.environ[variable]))
+        return Finding(name, purpose, True, False, f"{ndk.revision} in {ndk.path}")
+    except SparrowError as error:
+        return from_error(name, purpose, error, required=False)
 
 
 def _cache() -> Finding:
@@ -88,15 +174,13 @@ def _cache() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    _package("torch", "trains networks"),
-    _package("onnx", "reads and writes networks"),
-    _package("onnxruntime", "the reference for verification"),
-    _package("apache-tvm", "compiles graphs"),
     _toolchain,
     _program("qemu-aarch64", "runs bundles without a phone", "qemu-user", required=True),
-    _program("llvm-mca-19", "predicts cycles of a core (sparrow bench --predict)", "llvm-19", required=False),
+    _program("qemu-system-aarch64", "boots eight cores for verify --runner qemu-system", "qemu-system-arm",
+             required=False),
     _program("adb", "runs bundles on Android phones", "adb", required=False),
     _program("ssh", "runs bundles on boards", "openssh-client", required=False, flag="-V"),
-    _program("docker", "cross-compiles in a container", "docker.io", required=False),
+    _docker,
+    _ndk,
     _cache,
 )

@@ -9,7 +9,8 @@ is reassociated are batch normalization, recurrent layers and transposed convolu
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -46,8 +47,10 @@ from sparrow.deploy.frontend.shapes import (
     pin_input_shapes,
     separate_initializers,
 )
+from sparrow.kernels.errors import SparrowError
 
-__all__ = ["OnnxNetwork", "TensorInfo", "float_onnx", "import_relax", "load_onnx", "normalize", "read_onnx"]
+__all__ = ["OnnxNetwork", "TensorInfo", "float_onnx", "import_relax", "load_onnx", "normalize", "read_onnx",
+           "refusing_broken_models"]  # fmt: skip
 
 log = logging.getLogger("sparrow")
 
@@ -69,14 +72,15 @@ def load_onnx(
     Raises:
         SparrowError: The file is unreadable, a dimension stays unknown, or a weight is not finite.
     """
-    model, changed = _read_pinned(path, input_shapes or {}, outputs)
-    reference = None
-    if changed:
-        reference = onnx.ModelProto()
-        reference.CopyFrom(infer_shapes(model))
-    model = normalize(model)
-    refuse_obstacles(model)
-    return _network(infer_shapes(model, strict=True), reference)
+    with refusing_broken_models(path):
+        model, changed = _read_pinned(path, input_shapes or {}, outputs)
+        reference = None
+        if changed:
+            reference = onnx.ModelProto()
+            reference.CopyFrom(infer_shapes(model))
+        model = normalize(model)
+        refuse_obstacles(model)
+        return _network(infer_shapes(model, strict=True), reference)
 
 
 def float_onnx(path: Path, input_shapes: Mapping[str, tuple[int, ...]], outputs: Sequence[str] = ()) -> OnnxNetwork:
@@ -93,12 +97,36 @@ def float_onnx(path: Path, input_shapes: Mapping[str, tuple[int, ...]], outputs:
     Raises:
         SparrowError: As ``load_onnx``.
     """
-    model, _ = _read_pinned(path, input_shapes, outputs)
-    lift_constants(model)
-    model = fold_constants(convert_opset(model))
-    refuse_unusable_constants(model)
-    refuse_obstacles(model)
-    return _network(infer_shapes(model), None)
+    with refusing_broken_models(path):
+        model, _ = _read_pinned(path, input_shapes, outputs)
+        lift_constants(model)
+        model = fold_constants(convert_opset(model))
+        refuse_unusable_constants(model)
+        refuse_obstacles(model)
+        return _network(infer_shapes(model), None)
+
+
+@contextmanager
+def refusing_broken_models(path: Path) -> Iterator[None]:
+    """Tell of whatever a model runs into that the checker passes although an operator does not fit its operands.
+
+    Args:
+        path: File of the model, for the message.
+
+    Raises:
+        SparrowError: The block raised something else.
+    """
+    try:
+        yield
+    except SparrowError:
+        raise
+    except Exception as error:
+        first_line = next(iter(str(error).splitlines()), "")[:300]
+        raise SparrowError(
+            f"{path} holds a network that contradicts itself: {type(error).__name__}: {first_line}",
+            expected="operators whose attributes and operands belong together",
+            next_step="try it in onnxruntime; if it runs there, report it with what -v prints",
+        ) from error
 
 
 def _read_pinned(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sparrow.deploy.bundle import load_bundle
-from sparrow.deploy.frontend_onnx import read_onnx
+from sparrow.deploy.frontend_onnx import read_onnx, refusing_broken_models
 
 BITS: dict[int, int] = {TensorProto.UINT2: 2, TensorProto.INT2: 2, TensorProto.UINT4: 4, TensorProto.INT4: 4}
 
@@ -36,8 +36,15 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
 
     Returns:
         A document with ``kind`` "onnx".
+
+    Raises:
+        SparrowError: The file cannot be read, or contradicts itself.
     """
-    model = read_onnx(path)
+    with refusing_broken_models(path):
+        return _describe_model(path, read_onnx(path))
+
+
+def _describe_model(path: Path, model: onnx.ModelProto) -> dict[str, Any]:
     graph = model.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
@@ -113,9 +120,10 @@ def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:
 
 def print_inspection(document: dict[str, Any]) -> None:
     """Print what ``inspect_bundle`` or ``inspect_onnx`` returned as tables on stdout."""
-    console = Console()
+    console = Console(markup=False)  # names are the file's own, and may look like markup
     if document["kind"] == "bundle":
-        console.print(f"bundle {document['name']} for {document['target']}, Sparrow {document['sparrow_version']}")
+        by = f"Sparrow {document.get('sparrow_version', 'unknown')}"
+        console.print(f"bundle {document['name']} for {document['target']}, {by}")
         console.print(f"weights {document['weights_bytes']:,} bytes, scratch {document['arena_bytes']:,} bytes")
     else:
         console.print(f"{document['file']}: {document['bytes']:,} bytes, opset {document['opset']}")

@@ -1,5 +1,6 @@
 """Sparrow operators: what the partition makes of a pattern, and what the C driver is told about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,9 @@ from sparrow.kernels.formats import BlockPattern, ConvWeights
 
 EXTERN_PREFIX = "sparrow.conv2d."
 CHANNEL_PACK = 4
+
+# Constants of kernels/csrc/conv/winograd.c.
+_WINOGRAD_INPUT_BYTES, _WINOGRAD_BAND_TILES, _WINOGRAD_CHANNELS, _WINOGRAD_PLACES = 384 * 1024, 16, 16, 36
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,27 @@ class Geometry:
         one_pixel = self.input_shape[2:] == self.output_shape[2:] == (1, 1)
         return one_pixel and self.kernel == (1, 1) and self.pad == (0, 0)
 
+    def suits_winograd(self, element_bytes: int) -> bool:
+        """Tell whether a float convolution takes less work by F(4x4, 3x3) than directly.
+
+        The rule is that of ``spw_winograd_suits()`` in kernels/csrc/conv/winograd.c, which explains it.
+
+        Args:
+            element_bytes: 4 for float32, 2 for half precision.
+        """
+        (_, inputs, _, _), (_, outputs, height, width) = self.input_shape, self.output_shape
+        unit = self.stride == self.dilation == (1, 1) and self.groups == 1
+        if self.kernel != (3, 3) or not unit or min(inputs, outputs) < _WINOGRAD_CHANNELS:
+            return False
+        in_packs, out_packs = -(-inputs // CHANNEL_PACK), -(-outputs // CHANNEL_PACK)
+        tiles = -(-width // 4) * -(-height // 4)
+        fitting = _WINOGRAD_INPUT_BYTES // (_WINOGRAD_PLACES * in_packs * CHANNEL_PACK * element_bytes) // 4 * 4
+        bands = -(-tiles // max(fitting, _WINOGRAD_BAND_TILES))
+        band_tiles = _round_up_4(-(-tiles // bands))
+        weights = (250 if element_bytes == 2 else 150) * -(-tiles // band_tiles)
+        transforms = 75 * tiles // out_packs + 75 * tiles // in_packs
+        return _WINOGRAD_PLACES * _round_up_4(tiles) + weights + transforms < 9 * height * _round_up_4(width)
+
     @property
     def multiply_accumulates(self) -> int:
         """Multiply-accumulates of one run, padding counted."""
@@ -69,6 +94,7 @@ class ConvLayer:
         has_residual: Whether a second operand is added.
         activation: (lowest, highest) real value of the output, infinities where unbounded.
         reason: Why this weight format was chosen, in a sentence.
+        winograd: Whether processors without dotprod compute it by Winograd's algorithm; of integers alone.
     """
 
     index: int
@@ -81,15 +107,19 @@ class ConvLayer:
     has_residual: bool
     activation: tuple[float, float]
     reason: str
+    winograd: bool = False
 
     @property
     def extern(self) -> str:
         """Name of the packed function that stands for this layer in Relax."""
         return f"{EXTERN_PREFIX}{self.index}"
 
-    @property
-    def kernel_role(self) -> str:
-        """Role of its micro-kernel in kernels/csrc/conv/kernels.inc, as ``role_of`` in conv2d.c finds it."""
+    def kernel_role(self, instruction_sets: Sequence[str]) -> str:
+        """Role of its micro-kernel in kernels/csrc/conv/kernels.inc, as ``spw_conv2d_run`` finds it.
+
+        Args:
+            instruction_sets: What the processor has.
+        """
         shape = self.geometry
         if shape.groups > 1 and shape.groups == shape.input_shape[1]:
             by_rows = shape.kernel in ((3, 3), (5, 5)) and shape.stride in ((1, 1), (2, 2)) and shape.dilation == (1, 1)
@@ -98,17 +128,21 @@ class ConvLayer:
             dense = self.weights.pattern is BlockPattern.DENSE
             family = "GEMV" if dense and shape.is_matrix_vector else "CONV"
         if self.input_grid is None:
-            return f"{family}_F32"
+            number = self.weights.format
+            return f"{'WINOGRAD' if shape.suits_winograd(number.bits // 8) else family}_{number.name}"
+        if self.winograd and "neon_dotprod" not in instruction_sets:
+            family = "WINOGRAD"
         return f"{family}_QA8" if self.output_grid else f"{family}_QA8_F32"
 
     def descriptor(self) -> dict[str, str]:
         """Field values of ``struct spw_conv2d`` (kernels/csrc/spw.h), as C initializers."""
         shape = self.geometry
         integer = self.input_grid is not None
+        kind = "QA8" if integer else self.weights.format.name
         output, residual = self.output_grid, self.residual_grid
         low, high = self._clamp()
         fields: dict[str, object] = {
-            "type": "SPW_CONV2D_QA8" if integer else "SPW_CONV2D_F32",
+            "type": f"SPW_CONV2D_{kind}",
             "float_output": int(integer and output is None),
             "batch": shape.input_shape[0],
             "in_channels": shape.input_shape[1],
@@ -134,6 +168,7 @@ class ConvLayer:
             "residual_scale": c_float(residual.scale / (output.scale if output else 1.0) if residual else 1.0),
             "float_min": c_float(self.activation[0]),
             "float_max": c_float(self.activation[1]),
+            "winograd": int(self.winograd),
         }
         return {name: str(value) for name, value in fields.items()}
 
@@ -145,6 +180,10 @@ class ConvLayer:
         bounds = np.array(self.activation) / grid.scale + grid.zero_point
         low, high = np.clip(np.rint(np.clip(bounds, -(2.0**31), 2.0**31)), -128, 127)
         return int(low), int(high)
+
+
+def _round_up_4(value: int) -> int:
+    return -(-value // 4) * 4
 
 
 def c_float(value: float) -> str:

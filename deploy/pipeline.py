@@ -10,12 +10,15 @@ from tvm import relax
 from sparrow.deploy.codegen_c import tvm_symbol
 from sparrow.deploy.frontend_onnx import OnnxNetwork, import_relax
 from sparrow.deploy.operators import ConvLayer
+from sparrow.deploy.passes.bounded_indices import BOUNDED
 from sparrow.deploy.passes.pack_channels import pack_channels
 from sparrow.deploy.passes.partition_convolutions import partition_convolutions
 from sparrow.deploy.passes.recover_clip import recover_clip
+from sparrow.deploy.passes.sink_casts import sink_casts
 from sparrow.deploy.passes.sink_dequantize import sink_dequantize
 from sparrow.deploy.target import Target
 from sparrow.kernels.errors import SparrowError
+from sparrow.kernels.files import make_folder
 
 transform = relax.transform
 
@@ -28,6 +31,7 @@ class CompilerState:
         network: The network that is compiled.
         target: What it is compiled for.
         name: C identifier of the network.
+        half: Whether float layers compute in half precision where their weights allow it.
         module: Its Relax module, replaced by every phase.
         layers: Sparrow layers, once partitioned.
     """
@@ -35,6 +39,7 @@ class CompilerState:
     network: OnnxNetwork
     target: Target
     name: str
+    half: bool = False
     module: tvm.IRModule = field(default_factory=tvm.IRModule)
     layers: list[ConvLayer] = field(default_factory=list)
 
@@ -60,9 +65,13 @@ def _sink_dequantize(state: CompilerState) -> tvm.IRModule:
 
 
 def _partition(state: CompilerState) -> tvm.IRModule:
-    partition = partition_convolutions(state.module, layer_names(state.network))
+    partition = partition_convolutions(state.module, layer_names(state.network), half=state.half)
     state.layers = partition.layers
     return partition.module
+
+
+def _sink_casts(state: CompilerState) -> tvm.IRModule:
+    return sink_casts(state.module)
 
 
 def _pack_channels(state: CompilerState) -> tvm.IRModule:
@@ -73,7 +82,7 @@ def _legalize(state: CompilerState) -> tvm.IRModule:
     """Let TVM lower, fold and fuse everything that is not Sparrow's."""
     passes = [
         transform.CanonicalizeBindings(),
-        transform.LegalizeOps(),
+        transform.LegalizeOps(BOUNDED),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
         transform.FuseOps(),
@@ -100,6 +109,7 @@ PHASES: tuple[tuple[str, Phase], ...] = (
     ("canonicalize", _canonicalize),
     ("sink-dequantize", _sink_dequantize),
     ("partition", _partition),
+    ("sink-casts", _sink_casts),
     ("pack-channels", _pack_channels),
     ("legalize", _legalize),
     ("plan-memory", _plan_memory),
@@ -133,7 +143,7 @@ def run_pipeline(
                 next_step="run again with -v for the traceback, and --dump-dir to see the network before this phase",
             ) from error
         if dump_dir is not None:
-            dump_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(dump_dir)
             (dump_dir / f"{number}-{name}.py").write_text(state.module.script(show_meta=False), encoding="utf-8")
 
 

@@ -26,15 +26,16 @@ class Target:
 _PLAIN = ("neon",)
 _DOTPROD = ("neon_dotprod", "neon")
 _I8MM = ("neon_i8mm", "neon_dotprod", "neon")
+_HALF = ("neon_fp16",)  # every core with dotprod has it, but the architecture levels do not ask for it
 
 TARGETS = {
     target.name: target
     for target in (
         Target("cortex-a53", "cortex-a53", _PLAIN),
-        Target("cortex-a55", "cortex-a55", _DOTPROD),
+        Target("cortex-a55", "cortex-a55", _HALF + _DOTPROD),
         Target("cortex-a72", "cortex-a72", _PLAIN),
-        Target("cortex-a76", "cortex-a76", _DOTPROD),
-        Target("cortex-a510", "cortex-a510", _I8MM),
+        Target("cortex-a76", "cortex-a76", _HALF + _DOTPROD),
+        Target("cortex-a510", "cortex-a510", _HALF + _I8MM),
         Target("armv8-a", "generic", _PLAIN),
         Target("armv8.2-a+dotprod", "generic", _DOTPROD),
         Target("armv8.6-a+i8mm", "generic", _I8MM),

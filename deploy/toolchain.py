@@ -16,6 +16,7 @@ from sparrow.kernels.errors import SparrowError, near_names
 # Instruction set of a kernel file -> clang's name for the CPU that has it. The scalar twins are compiled like NEON.
 ZIG_CPU = {
     "scalar": "generic",
+    "scalar_fp16": "generic",
     "neon": "cortex_a53-crc-aes-sha2",  # the instructions of every core, in an order that suits those that run in order
     "neon_dotprod": "generic+dotprod",
     "neon_fp16": "generic+fullfp16",
@@ -23,6 +24,7 @@ ZIG_CPU = {
 }
 GCC_ARCH = {
     "scalar": "armv8-a",
+    "scalar_fp16": "armv8-a",
     "neon": "armv8-a",
     "neon_dotprod": "armv8.2-a+dotprod",
     "neon_fp16": "armv8.2-a+fp16",
@@ -36,6 +38,12 @@ ZIG_FLAGS = ("-mllvm", "-aarch64-enable-ldst-opt=false")
 # -ffp-contract=off keeps a scalar twin and its NEON form equal to the last bit: fused only where the code says fma.
 C_FLAGS = ("-std=c11", "-O3", "-g0", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno", "-fPIC",
            "-ffunction-sections", "-fdata-sections", "-fvisibility=hidden", "-fno-sanitize=all")  # fmt: skip
+
+# For the code that handles sizes and texts from outside: the runtime, sparrow_run and the program's own steps. Kernels
+# go without: they are inner loops over sizes that were checked before. Return addresses are signed by hints, which do
+# nothing before Armv8.3. No _FORTIFY_SOURCE: the objects serve every C library, and it calls functions of glibc's.
+HARDENING_FLAGS = ("-fstack-protector-strong", "-mbranch-protection=pac-ret", "-Wformat=2")
+_HARDENED_LINK = ("-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack")
 
 
 @dataclass(frozen=True)
@@ -72,13 +80,16 @@ class Toolchain:
             SparrowError: The compiler failed; its messages are in the error.
         """
         options = [*C_FLAGS, *(ZIG_FLAGS if self.name == "zig" else ()), *flags]
-        self._run([*self.compiler, *self._static_target(isa), *options, "-c", str(source), "-o", str(output)])
+        # In the source's folder: zig cannot read a list of dependencies with quotation marks in a path.
+        run_compiler([*self.compiler, *self._static_target(isa), *options, "-c", f"./{source.name}", "-o",
+                      str(output.absolute())], folder=source.parent)  # fmt: skip
 
     def link_executable(self, inputs: Sequence[Path], output: Path) -> None:
         """Link a static executable that needs nothing but the kernel of the operating system."""
         files = map(str, inputs)
-        self._run([*self.compiler, *self._static_target("neon"), "-static", "-Wl,--gc-sections", "-Wl,-s",
-                   "-Wl,-z,max-page-size=16384", *files, "-lm", "-pthread", "-o", str(output)])  # fmt: skip
+        run_compiler([*self.compiler, *self._static_target("neon"), "-static", "-Wl,--gc-sections", "-Wl,-s",
+                      *_HARDENED_LINK, "-Wl,-z,max-page-size=16384", *files, "-lm", "-pthread", "-o",
+                      str(output)])  # fmt: skip
 
     def link_shared(self, inputs: Sequence[Path], output: Path, *, exports: Sequence[str]) -> None:
         """Link a shared library for glibc 2.17 or newer, the oldest with aarch64.
@@ -89,32 +100,59 @@ class Toolchain:
             exports: Patterns of the symbols that stay visible.
         """
         target = ("-target", "aarch64-linux-gnu.2.17") if self.name == "zig" else ()
-        files = map(str, inputs)
-        with tempfile.NamedTemporaryFile("w", suffix=".map") as script:
-            script.write(f"{{ global: {' '.join(f'{pattern};' for pattern in exports)} local: *; }};\n")
-            script.flush()
-            self._run([*self.compiler, *target, "-shared", "-Wl,--gc-sections", "-Wl,-s", "-Wl,-z,defs",
-                       "-Wl,-z,max-page-size=16384", f"-Wl,--version-script={script.name}", *files,
-                       "-lm", "-lpthread", "-o", str(output)])  # fmt: skip
+        link_shared((*self.compiler, *target), inputs, output, exports=exports, libraries=("-lm", "-lpthread"))
 
     def archive(self, objects: Sequence[Path], output: Path) -> None:
         """Put object files into a static library, without timestamps so that equal inputs give equal bytes."""
         output.unlink(missing_ok=True)
-        self._run([*self.archiver, "rcsD", str(output), *map(str, objects)])
+        run_compiler([*self.archiver, "rcsD", str(output), *map(str, objects)])
 
     def _static_target(self, isa: str) -> tuple[str, ...]:
         if self.name == "zig":
             return ("-target", "aarch64-linux-musl", f"-mcpu={ZIG_CPU[isa]}")
         return (f"-march={GCC_ARCH[isa]}",)
 
-    def _run(self, command: Sequence[str]) -> None:
-        result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        if result.returncode:
-            tail = "\n".join(result.stderr.strip().splitlines()[-20:])
-            raise SparrowError(
-                f"the cross compiler failed (exit {result.returncode}):\n{' '.join(command)}\n{tail}",
-                next_step="check free disk space and the compiler with: sparrow doctor",
-            )
+
+def link_shared(
+    linker: Sequence[str], inputs: Sequence[Path], output: Path, *, exports: Sequence[str], libraries: Sequence[str]
+) -> None:
+    """Link a shared library that is known by its file's name and also loads where a page has 16 KB.
+
+    Args:
+        linker: Compiler that links, with the options that name the system it links for.
+        inputs: Object files and libraries.
+        output: Library to write.
+        exports: Patterns of the symbols that stay visible.
+        libraries: Options for the system's libraries.
+
+    Raises:
+        SparrowError: The linker failed.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".map") as script:
+        script.write(f"{{ global: {' '.join(f'{pattern};' for pattern in exports)} local: *; }};\n")
+        script.flush()
+        run_compiler([*linker, "-shared", "-Wl,--gc-sections", "-Wl,-s", "-Wl,-z,defs", "-Wl,-z,max-page-size=16384",
+                      *_HARDENED_LINK, f"-Wl,-soname,{output.name}", "-Xlinker", f"--version-script={script.name}",
+                      *map(str, inputs), *libraries, "-o", str(output)])  # fmt: skip
+
+
+def run_compiler(command: Sequence[str], *, folder: Path | None = None) -> None:
+    """Run a compiler, linker or archiver.
+
+    Args:
+        command: Program and arguments.
+        folder: Where it runs, by default in the working folder.
+
+    Raises:
+        SparrowError: It failed; its messages are in the error.
+    """
+    result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=folder, check=False)
+    if result.returncode:
+        tail = "\n".join(result.stderr.strip().splitlines()[-20:])
+        raise SparrowError(
+            f"the cross compiler failed (exit {result.returncode}):\n{' '.join(command)}\n{tail}",
+            next_step="check free disk space and the compiler with: sparrow doctor",
+        )
 
 
 def _zig() -> Toolchain | None:

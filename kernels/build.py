@@ -29,7 +29,7 @@ def kernel_sources() -> list[Source]:
         folder = path.relative_to(INCLUDE_DIR).parts[0]
         if folder != "runtime":
             _, _, isa = path.stem.partition("__")
-            sources.append(Source(path, isa or "neon", native=isa in ("", "scalar")))
+            sources.append(Source(path, isa or "neon", native=isa in ("", "scalar", "scalar_fp16")))
     return sources
 
 

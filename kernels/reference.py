@@ -46,10 +46,11 @@ class Conv2dOperator:
     residual_scale: float = 1.0
     float_min: float = -np.inf
     float_max: float = np.inf
+    winograd: int = 0
 
     def to_bytes(self) -> bytes:
         """The struct as it lies in memory."""
-        return struct.pack("<23i3f", *astuple(self))
+        return struct.pack("<23i3fi", *astuple(self))
 
     def clamp(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
         """Limit a float output."""
@@ -147,12 +148,12 @@ def conv2d_float(
         residual: [N, O, out height, out width].
 
     Returns:
-        [N, O, out height, out width], float32, or float16 where the type says so and the operator not otherwise.
+        [N, O, out height, out width], float32 or float16, as the type says.
     """
     value = accumulate(operator, weights.values.astype(np.float64), activation.astype(np.float64), 0.0)
     value += weights.bias.reshape(-1, 1, 1)
     clamped = operator.clamp((value if residual is None else value + residual).astype(np.float32))
-    return clamped.astype(np.float16) if operator.type == F16 and not operator.float_output else clamped
+    return clamped.astype(np.float16) if operator.type == F16 else clamped
 
 
 def conv2d(

@@ -24,7 +24,8 @@ class MicroKernel:
     Attributes:
         role: What it computes; kernels of one role are interchangeable, the first that the processor runs is used.
         name: Name without the instruction set.
-        isa: Instruction set: ``scalar``, ``neon``, ``neon_dotprod``, ``neon_fp16`` or ``neon_i8mm``.
+        isa: Instruction set: ``scalar``, ``neon``, ``neon_dotprod``, ``neon_fp16`` or ``neon_i8mm``; ``scalar_fp16``
+            is the scalar twin of ``neon_fp16``.
         pixels: Pixels of its full tile, 1 without a tile.
         channels: Output channels of its full tile, 1 without a tile.
     """

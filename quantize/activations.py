@@ -34,6 +34,12 @@ _FUSED_ACTIVATIONS = {
     torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, F.hardtanh, torch.clamp,
     "relu", "relu_", "clamp", "clamp_",
 }  # fmt: skip
+_FLOAT_ACTIVATIONS = {
+    nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh,
+    nn.Softplus,
+    F.leaky_relu, F.prelu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.softplus, torch.sigmoid,
+    torch.tanh, "sigmoid", "tanh",
+}  # fmt: skip
 _SHAPE_READERS = {"size", "dim", "numel", getattr}
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _MOVEMENTS = {
@@ -163,12 +169,14 @@ class _Placement:
         group_ends = {self._group(layer)[-1] for layer in self.layers}
         consumers = {n for n in self.nodes if n in self.layers or n in self.group_adds}
         inside_groups = {n for layer in self.layers for n in self._group(layer)} - group_ends
+        # An activation that no kernel fuses computes in float: a grid before it would only add to the one behind it.
+        float_readers = {n for n in self.nodes if n.op == "output" or _kind(self.graph, n) in _FLOAT_ACTIVATIONS}
         chosen = []
         for node in self.nodes:
             if node.op == "output" or node in inside_groups or self._is_movement(node):
                 continue
             read_by = self._consumers(node)
-            if read_by & consumers or (node in group_ends and any(n.op != "output" for n in read_by)):
+            if read_by & consumers or (node in group_ends and not read_by <= float_readers):
                 chosen.append(node)
         return chosen
 

@@ -6,6 +6,8 @@
     checkpoint = quantization_state(model, config)
 """
 
+import copy
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.utils import parametrize
@@ -20,12 +23,26 @@ from torch.nn.utils import parametrize
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.quantize.activations import calibrate_grids, insert_grids, layer_nodes, trace
 from sparrow.quantize.checkpoint import load_weights
-from sparrow.quantize.configs import DgmsConfig, Int8Config, QuantizeConfig
+from sparrow.quantize.configs import (
+    CodebookConfig,
+    DgmsConfig,
+    Int8Config,
+    KMeansConfig,
+    LsqConfig,
+    QuantizeConfig,
+)
+from sparrow.quantize.correction import correct_
 from sparrow.quantize.dgms import MixtureSharing
-from sparrow.quantize.sparsity import Pruner, SparsityConfig, zero_block_share
+from sparrow.quantize.equalization import equalize_
+from sparrow.quantize.kmeans import KMeansSharing
+from sparrow.quantize.lsq import LearnedStepCodebook, LearnedStepInt8
+from sparrow.quantize.sharing import CodebookSharing, Sharing
+from sparrow.quantize.sparsity import PATTERNS, Masking, Pruner, SparsityConfig, make_prunable, zero_block_share
+from sparrow.quantize.sparsity.patterns import pool_blocks
+from sparrow.quantize.sparsity.sensitivity import choose_shares, scan_sensitivity
 from sparrow.quantize.uniform import UniformSharing
 
-Sharing = MixtureSharing | UniformSharing
+INT8_BITS = 8
 
 _CHECKPOINT_FORMAT = "sparrow-quantized-1"
 
@@ -44,21 +61,50 @@ class Quantizer:
     share: Callable[[Any, dict[str, nn.Module]], dict[str, Sharing]]
 
 
-def _share_by_mixture(config: DgmsConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
+def _layer_bits(config: CodebookConfig, layers: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Bits of each layer's weight."""
+    names = list(layers)
+    int8 = {*names[:1], *names[-1:], *(name for name, layer in layers.items() if _is_depthwise(layer))}
     if config.layers_8bit is not None:
         int8 = _matching("layers_8bit", config.layers_8bit, layers)
-    else:
-        names = list(layers)
-        int8 = {*names[:1], *names[-1:], *(name for name, layer in layers.items() if _is_depthwise(layer))}
+    bits = {name: INT8_BITS if name in int8 else config.bits for name in names}
+    for pattern, chosen in config.layer_bits:
+        bits |= dict.fromkeys(_matching("layer_bits", (pattern,), layers), chosen)
+    return bits
+
+
+def _share_by_mixture(config: DgmsConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
+    bits = _layer_bits(config, layers)
     return {
         name: UniformSharing()
-        if name in int8
+        if bits[name] == INT8_BITS
         else MixtureSharing(
             layer.get_parameter("weight"),
-            bits=config.bits,
+            bits=bits[name],
             temperature=config.temperature,
             empirical_deviation=config.sigma_init == "empirical",
+            channel_scale=config.channel_scale,
         )
+        for name, layer in layers.items()
+    }
+
+
+def _share_by_clusters(config: KMeansConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
+    bits = _layer_bits(config, layers)
+    return {
+        name: UniformSharing()
+        if bits[name] == INT8_BITS
+        else KMeansSharing(layer.get_parameter("weight"), bits=bits[name], channel_scale=config.channel_scale)
+        for name, layer in layers.items()
+    }
+
+
+def _share_by_steps(config: LsqConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
+    bits = _layer_bits(config, layers)
+    return {
+        name: LearnedStepInt8(layer.get_parameter("weight"), channel_scale=config.channel_scale)
+        if bits[name] == INT8_BITS
+        else LearnedStepCodebook(layer.get_parameter("weight"), bits=bits[name], channel_scale=config.channel_scale)
         for name, layer in layers.items()
     }
 
@@ -69,6 +115,8 @@ def _share_uniformly(config: Int8Config, layers: dict[str, nn.Module]) -> dict[s
 
 QUANTIZERS: dict[str, Quantizer] = {
     DgmsConfig.method: Quantizer(DgmsConfig, _share_by_mixture),
+    KMeansConfig.method: Quantizer(KMeansConfig, _share_by_clusters),
+    LsqConfig.method: Quantizer(LsqConfig, _share_by_steps),
     Int8Config.method: Quantizer(Int8Config, _share_uniformly),
 }
 
@@ -83,9 +131,32 @@ def config_from_json(text: str) -> QuantizeConfig:
         content = json.loads(text)
     except ValueError as error:
         raise SparrowError(f"the quantization configuration is no JSON: {error}") from error
+    return config_from_dict(content)
+
+
+def config_from_yaml(text: str) -> QuantizeConfig:
+    """Read what a configuration's ``to_yaml`` wrote; a missing key takes its default.
+
+    Raises:
+        SparrowError: The text is no YAML mapping, its method, version or a key is unknown, or a value is invalid.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SparrowError(f"the quantization configuration is no YAML: {' '.join(str(error).split())}") from error
+    return config_from_dict(content)
+
+
+def config_from_dict(content: object) -> QuantizeConfig:
+    """Build a configuration from the plain values of its ``to_dict``; a missing key takes its default.
+
+    Raises:
+        SparrowError: It is no mapping, its method, version or a key is unknown, or a value is invalid.
+    """
     if not isinstance(content, dict):
         raise SparrowError("the quantization configuration is no JSON object", expected='{"method": ..., ...}')
-    method, version = str(content.pop("method", None)), content.pop("version", None)
+    values = dict(content)
+    method, version = str(values.pop("method", None)), values.pop("version", None)
     if method not in QUANTIZERS:
         raise SparrowError(f"unknown quantization method {method!r}", expected=near_names(method, QUANTIZERS))
     config = QUANTIZERS[method].config
@@ -95,7 +166,7 @@ def config_from_json(text: str) -> QuantizeConfig:
             expected=f"version {config.version}",
             next_step="quantize the network again with this release of Sparrow",
         )
-    return config.from_dict(content)
+    return config.from_dict(values)
 
 
 def quantize_(model: nn.Module, config: QuantizeConfig) -> GraphModule:
@@ -133,9 +204,12 @@ def quantize_(model: nn.Module, config: QuantizeConfig) -> GraphModule:
         )
     for name, layer in layers.items():
         _check_finite(name, layer.get_parameter("weight"))
+    if config.equalize:
+        equalize_(graph)
     sharings = quantizer.share(config, layers)
-    for name in _prunable(config.sparsity, layers, sharings) if config.sparsity else ():
-        sharings[name].make_prunable(layers[name].get_parameter("weight").detach())
+    if config.sparsity is not None:
+        for name in _prunable(config.sparsity, layers, sharings):
+            make_prunable(sharings[name], layers[name].get_parameter("weight").detach(), config.sparsity)
     if config.activation_bits is not None:
         insert_grids(graph, set(layers))
     for name, sharing in sharings.items():
@@ -144,17 +218,21 @@ def quantize_(model: nn.Module, config: QuantizeConfig) -> GraphModule:
 
 
 def calibrate(model: nn.Module, batches: Iterable[Tensor], config: QuantizeConfig) -> None:
-    """Choose the activations' ranges from a few hundred images, as the configuration says.
+    """Choose the activations' ranges from a few hundred images, and correct the weights as the configuration says.
 
     Args:
         model: What :func:`quantize_` returned.
-        batches: Inputs, ``[n, ...]`` each; iterated twice, so a list or the like.
+        batches: Inputs, ``[n, ...]`` each; iterated several times, so a list or the like.
         config: The configuration that the network was quantized with.
 
     Raises:
         SparrowError: There are no batches, or an activation is NaN or infinite.
     """
     calibrate_grids(model, batches, method=config.calibration, percentile=config.percentile)
+    if config.correction != "none":
+        correct_(model, batches, weights=config.correction == "layerwise")
+        # Of what flows through the network that came out.
+        calibrate_grids(model, batches, method=config.calibration, percentile=config.percentile)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, tuple[nn.Module, Sharing]]:
@@ -163,7 +241,7 @@ def quantized_layers(model: nn.Module) -> dict[str, tuple[nn.Module, Sharing]]:
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             sharing = module.parametrizations["weight"][0]
-            if isinstance(sharing, MixtureSharing | UniformSharing):
+            if isinstance(sharing, Sharing):
                 found[name] = (module, sharing)
     return found
 
@@ -181,12 +259,32 @@ def make_pruner(model: nn.Module, config: QuantizeConfig, total_steps: int) -> P
     """
     if config.sparsity is None:
         return None
-    layers = {
-        name: (original_weight(layer), sharing)
-        for name, (layer, sharing) in quantized_layers(model).items()
-        if sharing.mask is not None
-    }
-    return Pruner(layers, config.sparsity, total_steps)
+    return Pruner(_pruned_layers(model), config.sparsity, total_steps)
+
+
+def choose_sparsities(model: nn.Module, batches: Sequence[Tensor], config: QuantizeConfig) -> QuantizeConfig:
+    """Measure the layers' sensitivities if the configuration distributes sparsity by them.
+
+    Args:
+        model: The float network that is to be quantized; it stays as it is.
+        batches: Inputs, ``[n, ...]`` each.
+        config: How it is to be quantized.
+
+    Returns:
+        The configuration with the sparsity of each layer; the same one if it does not ask for it or has it already.
+
+    Raises:
+        SparrowError: See :func:`quantize_`.
+    """
+    sparsity = config.sparsity
+    if sparsity is None or sparsity.distribution != "sensitivity" or sparsity.shares:
+        return config
+    probe = quantize_(copy.deepcopy(model), dataclasses.replace(config, activation_bits=None)).eval()
+    layers = _pruned_layers(probe)
+    losses = scan_sensitivity(probe, layers, batches, sparsity.pattern)
+    blocks = {name: pool_blocks(weight, sparsity.pattern).numel() for name, (weight, _) in layers.items()}
+    shares = choose_shares(losses, blocks, sparsity.sparsity, PATTERNS[sparsity.pattern].most)
+    return dataclasses.replace(config, sparsity=dataclasses.replace(sparsity, shares=shares))
 
 
 def original_weight(layer: nn.Module) -> Tensor:
@@ -203,18 +301,22 @@ def weight_parameter_groups(
     Args:
         model: What :func:`quantize_` returned.
         lr: Learning rate of weights, biases and norms.
-        mixture_lr: Learning rate of π, μ, σ and τ, by default a tenth: each gathers the gradients of thousands of
-            weights, and at the weights' own rate the mixture falls apart. They never decay.
+        mixture_lr: Learning rate of π, μ, σ and τ, by default a tenth, and a two-hundredth in pruned layers, whose
+            weights move by themselves: each gathers the gradients of thousands of weights, and at the weights' own rate
+            the mixture falls apart. They never decay.
 
     Returns:
         Parameter groups as ``torch.optim`` takes them.
     """
-    mixtures = [p for _, sharing in quantized_layers(model).values() for p in sharing.parameters()]
-    ids = {id(p) for p in mixtures}
-    others = [p for p in model.parameters() if id(p) not in ids]
-    groups: list[dict[str, Any]] = [{"params": others, "lr": lr}]
-    if mixtures:
-        groups.append({"params": mixtures, "lr": lr / 10 if mixture_lr is None else mixture_lr, "weight_decay": 0.0})
+    mixtures: dict[float, list[nn.Parameter]] = {}
+    for _, sharing in quantized_layers(model).values():
+        pruned = isinstance(sharing, MixtureSharing) and sharing.mask is not None
+        rate = mixture_lr if mixture_lr is not None else lr / (200 if pruned else 10)
+        mixtures.setdefault(rate, []).extend(sharing.parameters())
+    ids = {id(p) for parameters in mixtures.values() for p in parameters}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in ids], "lr": lr}]
+    groups += [{"params": parameters, "lr": rate, "weight_decay": 0.0}
+               for rate, parameters in mixtures.items() if parameters]  # fmt: skip
     return groups
 
 
@@ -292,7 +394,7 @@ def layer_report(model: nn.Module) -> list[LayerReport]:
         if name in quantized:
             weight, sharing = original_weight(module).detach(), quantized[name][1]
             hard = sharing.hard_weight(weight)
-            kind, bits = ("codebook", sharing.bits) if isinstance(sharing, MixtureSharing) else ("int8", 8)
+            kind, bits = "codebook" if isinstance(sharing, CodebookSharing) else "int8", sharing.bits
             loss = sharing.grid_loss(weight)
         else:
             hard, kind, bits, loss = module.weight.detach(), "float", 32, 0.0
@@ -300,6 +402,14 @@ def layer_report(model: nn.Module) -> list[LayerReport]:
         distinct, blocks = int(torch.unique(hard).numel()), zero_block_share(hard)
         report.append(LayerReport(name, tuple(hard.shape), kind, bits, distinct, zeros, blocks, loss))
     return report
+
+
+def _pruned_layers(model: nn.Module) -> dict[str, tuple[Tensor, Masking]]:
+    return {
+        name: (original_weight(layer), sharing)
+        for name, (layer, sharing) in quantized_layers(model).items()
+        if sharing.mask is not None
+    }
 
 
 def _prunable(config: SparsityConfig, layers: Mapping[str, nn.Module], sharings: Mapping[str, Sharing]) -> list[str]:
@@ -313,6 +423,7 @@ def _prunable(config: SparsityConfig, layers: Mapping[str, nn.Module], sharings:
     if not chosen:
         raise SparrowError("there is no layer to prune", expected="a layer that is neither grouped nor kept dense",
                            next_step="name fewer layers that stay dense")  # fmt: skip
+    _matching("shares", [pattern for pattern, _ in config.shares], {name: layers[name] for name in chosen})
     for name in chosen:
         if config.criterion == "zero-component" and not isinstance(sharings[name], MixtureSharing):
             raise SparrowError(f"{name} has no mixture whose zero component could decide what is pruned",

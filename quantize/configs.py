@@ -5,9 +5,13 @@ import json
 import math
 from typing import Any, ClassVar, TypeVar
 
+import yaml
+
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.quantize.activations import CALIBRATION_METHODS
 from sparrow.quantize.sparsity.config import SparsityConfig
+
+CORRECTIONS = ("none", "bias", "layerwise")
 
 Config = TypeVar("Config", bound="QuantizeConfig")
 
@@ -24,6 +28,9 @@ class QuantizeConfig:
         calibration: How the activations' ranges are chosen: ``min-max``, ``percentile`` or ``mse``.
         percentile: Percent of an activation's values that its range holds, for ``percentile``.
         sparsity: How the network is pruned, ``None`` for not at all.
+        equalize: Whether the channels between two layers are scaled alike first (arXiv 1906.04721, section 4.1).
+        correction: What calibration makes good of the weights' rounding: ``none``; ``bias``, the mean of each output
+            channel; ``layerwise``, each layer's outputs, by choosing its stored weights anew.
 
     Raises:
         SparrowError: A value is out of range or of another type.
@@ -37,6 +44,8 @@ class QuantizeConfig:
     calibration: str = "percentile"
     percentile: float = 99.99
     sparsity: SparsityConfig | None = None
+    equalize: bool = False
+    correction: str = "none"
 
     def __post_init__(self) -> None:
         self._check_patterns("layers_float")
@@ -44,10 +53,21 @@ class QuantizeConfig:
         self._check("calibration", self.calibration in CALIBRATION_METHODS, ", ".join(CALIBRATION_METHODS))
         self._check("percentile", _is_number(self.percentile) and 50 < self.percentile <= 100, "above 50, at most 100")
         self._check("sparsity", isinstance(self.sparsity, SparsityConfig | None), "a sparsity configuration, or none")
+        self._check("equalize", isinstance(self.equalize, bool), "true or false")
+        self._check("correction", self.correction in CORRECTIONS, ", ".join(CORRECTIONS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain values, with its method and version."""
+        return {"method": self.method, "version": self.version, **dataclasses.asdict(self)}
 
     def to_json(self) -> str:
-        """Write the configuration as one JSON object with its method and version."""
-        return json.dumps({"method": self.method, "version": self.version, **dataclasses.asdict(self)})
+        """Write the configuration as one JSON object."""
+        return json.dumps(self.to_dict())
+
+    def to_yaml(self) -> str:
+        """Write the configuration as a YAML mapping, one key a line."""
+        # By way of JSON, which turns tuples into lists.
+        return str(yaml.safe_dump(json.loads(self.to_json()), sort_keys=False))
 
     @classmethod
     def from_dict(cls: type[Config], content: dict[str, Any]) -> Config:
@@ -60,9 +80,7 @@ class QuantizeConfig:
         for key in content:
             if key not in known:
                 raise SparrowError(f"a {cls.method} configuration has no key {key!r}", expected=near_names(key, known))
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-        }
+        values: dict[str, Any] = {key: _as_tuples(value) for key, value in content.items()}
         if isinstance(content.get("sparsity"), dict):
             values["sparsity"] = SparsityConfig.from_dict(content["sparsity"])
         return cls(**values)
@@ -78,31 +96,73 @@ class QuantizeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DgmsConfig(QuantizeConfig):
+class CodebookConfig(QuantizeConfig):
+    """What the methods share whose weights are indices into a small table.
+
+    Attributes:
+        bits: A layer's weights share 2^bits values; one of ``bits_known``.
+        channel_scale: Whether each output channel has a scale that the values are multiplied by.
+        layers_8bit: Patterns of layers that get int8 weights, one scale a channel, in place of a table. ``None``
+            means the first and the last layer that run, and depthwise convolutions.
+        layer_bits: Layer names or patterns and the bits of these layers, 8 for int8 weights; they override the above,
+            and a later one overrides an earlier one.
+    """
+
+    bits_known: ClassVar[tuple[int, ...]] = (2, 3, 4)
+
+    bits: int = 4
+    channel_scale: bool = False
+    layers_8bit: tuple[str, ...] | None = None
+    layer_bits: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = ", ".join(map(str, self.bits_known))
+        self._check("bits", type(self.bits) is int and self.bits in self.bits_known, f"one of {known}")
+        self._check("channel_scale", isinstance(self.channel_scale, bool), "true or false")
+        if self.layers_8bit is not None:
+            self._check_patterns("layers_8bit")
+        pairs = isinstance(self.layer_bits, tuple) and all(map(_is_layer_bits, self.layer_bits))
+        valid = pairs and all(bits in (*self.bits_known, 8) for _, bits in self.layer_bits)
+        self._check("layer_bits", valid, f"pairs of a layer and its bits, one of {known}, or 8")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DgmsConfig(CodebookConfig):
     """Weight sharing by differentiable Gaussian mixtures (arXiv 2112.15139).
 
     Attributes:
-        bits: 2, 3 or 4: a layer's weights share 2^bits values.
         sigma_init: A component's first σ: ``cluster``, its k-means cluster's deviation, or ``empirical``, 0.01.
         temperature: First value of τ.
-        layers_8bit: Patterns of layers that get int8 weights, one scale a channel, in place of a codebook. ``None``
-            means the first and the last layer that run, and depthwise convolutions.
     """
 
     method: ClassVar[str] = "dgms"
 
-    bits: int = 4
     sigma_init: str = "cluster"
     temperature: float = 0.01
-    layers_8bit: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("bits", type(self.bits) is int and 2 <= self.bits <= 4, "2, 3 or 4")
         self._check("sigma_init", self.sigma_init in ("cluster", "empirical"), "cluster or empirical")
         self._check("temperature", _is_number(self.temperature) and 1e-4 <= self.temperature <= 1, "from 0.0001 to 1")
-        if self.layers_8bit is not None:
-            self._check_patterns("layers_8bit")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KMeansConfig(CodebookConfig):
+    """Weight sharing by k-means with trained centers (Deep Compression, arXiv 1510.00149)."""
+
+    method: ClassVar[str] = "kmeans"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LsqConfig(CodebookConfig):
+    """Uniform weights with a learned step (LSQ, arXiv 1902.08153), where a table's values are integers.
+
+    With ``bits=8`` every layer has int8 weights. ``channel_scale`` gives each output channel a step of its own.
+    """
+
+    method: ClassVar[str] = "lsq"
+    bits_known: ClassVar[tuple[int, ...]] = (2, 3, 4, 8)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +170,14 @@ class Int8Config(QuantizeConfig):
     """Symmetric int8 weights with one scale for each output channel, in every layer."""
 
     method: ClassVar[str] = "int8"
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _is_layer_bits(pair: object) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int
 
 
 def _is_number(value: object) -> bool:

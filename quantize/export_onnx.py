@@ -3,8 +3,9 @@
 What the file holds, and what a compiler may read off it:
 
 * a codebook weight: ``Cast(index) → Gather(codebook, index) → DequantizeLinear``, the index stored as UINT4 (or UINT2
-  for four entries), the codebook as int8. With a float codebook ONNX Runtime 1.32 would fold batch norm into the weight
-  and round the product to int8 by one scale for the layer, which changes the network;
+  for four entries), the codebook as int8, the scale one for the layer or, on axis 0, one for each output channel. With
+  a float codebook ONNX Runtime 1.32 would fold batch norm into the weight and round the product to int8 by one scale
+  for the layer, which changes the network;
 * an int8 weight: ``DequantizeLinear(int8, scale)``, one scale for each output channel, axis 0;
 * an activation grid: ``QuantizeLinear → DequantizeLinear`` with int8, repeated behind movements of its values;
 * batch norm beside a quantized weight stays a node of its own: folding it in would destroy the codebook;
@@ -29,8 +30,8 @@ from torch import Tensor, nn
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_file
 from sparrow.quantize.activations import ActivationGrid, grids
-from sparrow.quantize.api import Sharing, original_weight, quantized_layers
-from sparrow.quantize.dgms import MixtureSharing
+from sparrow.quantize.api import original_weight, quantized_layers
+from sparrow.quantize.sharing import CodebookSharing, Int8Sharing, Sharing
 
 # UINT4 came with opset 21, UINT2 with opset 25. The operators in use differ between the two in further types only.
 _OPSET, _OPSET_UINT2 = 21, 25
@@ -176,11 +177,11 @@ class _StoredWeight:
 
     @property
     def bits(self) -> int:
-        return self.sharing.bits if isinstance(self.sharing, MixtureSharing) else 8
+        return self.sharing.bits
 
     def nodes(self) -> tuple[list[NodeProto], list[TensorProto]]:
         """Build what computes a value called ``name``."""
-        if isinstance(self.sharing, MixtureSharing):
+        if isinstance(self.sharing, CodebookSharing):
             values, scale = self.sharing.int8_codebook()
             packed, index, book, shared, step = (
                 f"{self.name}_{part}" for part in ("packed_index", "index", "codebook", "int8", "scale")
@@ -188,13 +189,15 @@ class _StoredWeight:
             nodes = [
                 helper.make_node("Cast", [packed], [index], f"{index}_cast", to=TensorProto.INT32),
                 helper.make_node("Gather", [book, index], [shared], f"{self.name}_gather"),
-                helper.make_node("DequantizeLinear", [shared, step], [self.name], f"{self.name}_dequantize"),
-            ]
+                helper.make_node("DequantizeLinear", [shared, step], [self.name], f"{self.name}_dequantize",
+                                 axis=0 if scale.dim() else None),
+            ]  # fmt: skip
             return nodes, [
                 _pack(packed, self.sharing.indices(self.weight).numpy(), 2 if self.bits == 2 else 4),
                 numpy_helper.from_array(values.numpy(), book),
                 numpy_helper.from_array(scale.float().numpy(), step),
             ]
+        assert isinstance(self.sharing, Int8Sharing)
         values, scale = self.sharing.int8_weight(self.weight)
         inputs = [f"{self.name}_int8", f"{self.name}_scale"]
         node = helper.make_node("DequantizeLinear", inputs, [self.name], f"{self.name}_dequantize", axis=0)

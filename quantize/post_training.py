@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from sparrow.kernels.errors import SparrowError
+from sparrow.quantize.onnx_equalization import equalize_onnx
 
 Sample = Mapping[str, NDArray[Any]]
 
@@ -35,6 +36,7 @@ class QuantizationReport:
         samples: Number of samples.
         layers: Convolutions and matrix products that became integer.
         float_layers: Names of those that stayed float, their weights not being constant.
+        equalized: Pairs of layers whose channels were scaled alike first; 0 if that was no gain.
         agreement: Share of samples whose largest output is the same.
         signal_to_noise_db: Power of the float output over that of the difference, in decibels.
     """
@@ -42,6 +44,7 @@ class QuantizationReport:
     samples: int
     layers: int
     float_layers: tuple[str, ...]
+    equalized: int
     agreement: float
     signal_to_noise_db: float
 
@@ -53,6 +56,9 @@ def quantize_onnx(
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> tuple[onnx.ModelProto, QuantizationReport]:
     """Quantize a float network to int8, its activations calibrated on samples.
+
+    It is done with the channels between layers as they are and, if there are such channels, scaled alike; what comes
+    nearer to the float network on the samples is returned.
 
     Args:
         model: Float network of operator set 13 or newer, its input shapes static.
@@ -78,15 +84,22 @@ def quantize_onnx(
     with tempfile.TemporaryDirectory(prefix="sparrow-quantize-") as folder:
         try:
             folded = _fold_batch_norm(model, Path(folder))
-            quantized = _quantize_static(folded, samples, Path(folder), on_progress)
+            equal = onnx.ModelProto()
+            equal.CopyFrom(folded)
+            pairs = equalize_onnx(equal, samples)
+            networks = [folded, equal] if pairs else [folded]
+            quantized = [_quantize_static(network, samples, Path(folder), on_progress) for network in networks]
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise SparrowError(
                 f"ONNX Runtime cannot quantize the network: {(str(error).strip().splitlines() or [repr(error)])[0]}",
                 expected="a network that ONNX Runtime runs on the calibration samples",
                 next_step="check the model and the samples with onnxruntime alone",
             ) from error
-    _place_grids(quantized)
-    return quantized, _compare(model, quantized, samples, on_progress)
+    results = []
+    for network, equalized in zip(quantized, (0, pairs), strict=False):
+        _place_grids(network)
+        results.append((network, _compare(model, network, samples, equalized, on_progress)))
+    return max(results, key=lambda result: result[1].signal_to_noise_db)
 
 
 def _fold_batch_norm(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -243,6 +256,7 @@ def _compare(
     model: onnx.ModelProto,
     quantized: onnx.ModelProto,
     samples: Sequence[Sample],
+    equalized: int,
     on_progress: Callable[[str, int, int], None],
 ) -> QuantizationReport:
     sessions = [_session(network) for network in (model, quantized)]
@@ -255,7 +269,7 @@ def _compare(
         same += int(expected.argmax() == found.argmax())
     integer, left = _layers(quantized)
     ratio = np.inf if noise == 0 else 10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise)
-    return QuantizationReport(len(samples), integer, tuple(left), same / len(samples), float(ratio))
+    return QuantizationReport(len(samples), integer, tuple(left), equalized, same / len(samples), float(ratio))
 
 
 def _layers(model: onnx.ModelProto) -> tuple[int, list[str]]:

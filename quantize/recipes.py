@@ -3,6 +3,7 @@
 This is the only file of ``quantize`` that knows the models by name.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,19 +19,26 @@ from sparrow.models import MODELS, build_model
 from sparrow.quantize.api import (
     LayerReport,
     calibrate,
+    choose_sparsities,
     is_quantized_checkpoint,
     layer_report,
     load_quantized,
     make_pruner,
     quantization_state,
     quantize_,
+    quantized_layers,
     weight_parameter_groups,
 )
 from sparrow.quantize.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sparrow.quantize.configs import QuantizeConfig
 from sparrow.quantize.data import ImageData, steps_per_epoch
-from sparrow.quantize.distill import DistillConfig, describe_teacher, distillation_loss
+from sparrow.quantize.distill import DistillConfig, describe_teacher, distillation_loss, release_student
 from sparrow.quantize.export_onnx import export_onnx
+from sparrow.quantize.lowrank import FactorizedLayer, LowRankConfig, factorize_, restructure_
+from sparrow.quantize.processes import choose_device, is_main_process
+from sparrow.quantize.size_report import SizeReport, size_report
+from sparrow.quantize.sparsity.channels import layer_shapes, remove_channels, resize_
+from sparrow.quantize.sparsity.norms import reestimate_norms
 from sparrow.quantize.train import EpochRecord, TrainConfig, check_fits, evaluate, resume_path, train
 
 log = logging.getLogger("sparrow")
@@ -52,6 +60,8 @@ class TrainingReport:
         history: One record an epoch.
         layers: Format of each layer; empty for float training.
         resumed: Whether an interrupted run was continued.
+        size: Bytes of the weights; None for float training.
+        factorized: Layers that were replaced by factors before quantization.
     """
 
     model: str
@@ -62,6 +72,8 @@ class TrainingReport:
     history: tuple[EpochRecord, ...]
     layers: tuple[LayerReport, ...]
     resumed: bool
+    size: SizeReport | None = None
+    factorized: tuple[FactorizedLayer, ...] = ()
 
 
 def train_network(
@@ -71,6 +83,7 @@ def train_network(
     output: Path,
     *,
     checkpoint: Path | None = None,
+    log_dir: Path | None = None,
     restart: bool = False,
 ) -> TrainingReport:
     """Train a float network and write its checkpoint.
@@ -81,20 +94,20 @@ def train_network(
         config: How to train.
         output: Checkpoint to write; an interrupted training is continued from the file beside it.
         checkpoint: Weights to start from.
+        log_dir: Folder for a TensorBoard log.
         restart: Whether an interrupted training is thrown away.
 
     Raises:
         SparrowError: Model, checkpoint and data do not fit, the training diverged, or the output cannot be written.
     """
-    model = _float_model(model_name, data, checkpoint, config.seed)
+    model = load_float_network(model_name, data, checkpoint, config.seed)
     start = evaluate(model, data) if checkpoint is not None else None
-    result = train(model, data, config, checkpoint_path=output, restart=restart)
-    identity = _identity(model_name, data)
-    save_checkpoint(
-        {"format": FLOAT_FORMAT, **identity, "train": config.to_json(), "state_dict": model.state_dict()}, output
-    )
-    resume_path(output).unlink(missing_ok=True)
-    return TrainingReport(model_name, data.name, start, None, result.test_accuracy, result.history, (), result.resumed)
+    result = train(model, data, config, checkpoint_path=output, restart=restart, log_dir=log_dir)
+    accuracy, history, resumed = result.test_accuracy, result.history, result.resumed
+    report = TrainingReport(model_name, data.name, start, None, accuracy, history, (), resumed)
+    state = {"format": FLOAT_FORMAT, "train": config.to_json(), "state_dict": model.state_dict()}
+    _finish({**state, **_identity(model_name, data)}, report, output)
+    return report
 
 
 def quantize_network(
@@ -109,6 +122,9 @@ def quantize_network(
     distill_config: DistillConfig | None = None,
     seed: int = 0,
     calibration_images: int = 1024,
+    removed_channels: float = 0.0,
+    low_rank: LowRankConfig | None = None,
+    log_dir: Path | None = None,
     restart: bool = False,
 ) -> TrainingReport:
     """Quantize a trained network, fine-tune it and write its checkpoint.
@@ -124,6 +140,9 @@ def quantize_network(
         distill_config: How much to listen to it.
         seed: Seed of the choice of calibration images.
         calibration_images: Training images that choose the activations' ranges.
+        removed_channels: Share of the channels inside the network that are taken out of it first.
+        low_rank: How layers are replaced by factors before quantization; None for not at all.
+        log_dir: Folder for a TensorBoard log of the fine-tuning.
         restart: Whether an interrupted run is thrown away.
 
     Raises:
@@ -135,40 +154,57 @@ def quantize_network(
             expected="a float checkpoint",
             next_step="to go on with an interrupted run, repeat its command; to export this one: sparrow export",
         )
-    model = _float_model(model_name, data, checkpoint, seed).eval()
+    model = load_float_network(model_name, data, checkpoint, seed).eval()
     start = evaluate(model, data)
     log.info("float network: %.2f %% of the test images", start)
+    images = calibration_batches(data, calibration_images, seed)
+    if removed_channels:
+        model = remove_channels(model, images[0][:1], removed_channels)
+        reestimate_norms(model, images)
+    shapes: dict[str, Any] = {"shapes": layer_shapes(model)} if removed_channels else {}
+    factorized = factorize_(model, low_rank) if low_rank is not None else []
+    if factorized:
+        reestimate_norms(model, images)
+        shapes["factorized"] = json.dumps([asdict(layer) for layer in factorized])
+    quantize_config = choose_sparsities(model, images, quantize_config)
     quantized = quantize_(model, quantize_config)
     total_steps = train_config.epochs * steps_per_epoch(data, train_config.batch_size) if train_config else 0
     pruner = make_pruner(quantized, quantize_config, total_steps)
     if pruner is not None:
         pruner.step(0)
-    calibrate(quantized.eval(), calibration_batches(data, calibration_images, seed), quantize_config)
+        if zero_share(quantized):
+            reestimate_norms(quantized, images)
+    calibrate(quantized.eval(), images, quantize_config)
     calibrated = evaluate(quantized, data)
     log.info("quantized, not fine-tuned: %.2f %%", calibrated)
     history: tuple[EpochRecord, ...] = ()
     resumed = False
     if train_config is not None:
-        groups = weight_parameter_groups(quantized, train_config.learning_rate)
         options: dict[str, Any] = {}
         job = {"quantization": quantize_config.to_json()}
         if teacher is not None:
-            teacher_model = _float_model(teacher[0], data, teacher[1], seed)
+            teacher_model = load_float_network(teacher[0], data, teacher[1], seed)
             distill_config = distill_config or DistillConfig()
-            options["loss_function"] = distillation_loss(teacher_model, distill_config)
+            teacher_model.to(choose_device(train_config.device))
+            options["loss_function"] = distillation_loss(teacher_model, distill_config, student=quantized,
+                                                         image_shape=data.image_shape)  # fmt: skip
             job["teacher"] = describe_teacher(teacher_model, distill_config)
         if pruner is not None:
-            options["on_step"] = pruner.step
+            options |= {"on_step": pruner.step, "sparsity": lambda: zero_share(quantized)}
+            options["loss_function"] = pruner.penalized(options.get("loss_function", _cross_entropy))
+        groups = weight_parameter_groups(quantized, train_config.learning_rate)  # those of the distillation too
         result = train(quantized, data, train_config, checkpoint_path=output, parameters=groups, restart=restart,
-                       job=job, **options)  # fmt: skip
+                       job=job, log_dir=log_dir, **options)  # fmt: skip
         history, resumed = result.history, result.resumed
+        release_student(quantized)
     accuracy = history[-1].test_accuracy if history else calibrated
+    layers = tuple(layer_report(quantized))
+    report = TrainingReport(model_name, data.name, start, calibrated, accuracy, history, layers, resumed,
+                            size_report(quantized), tuple(factorized))  # fmt: skip
     state = quantization_state(quantized, quantize_config)
     training = {} if train_config is None else {"train": train_config.to_json()}
-    save_checkpoint({**state, **_identity(model_name, data), **training}, output)
-    resume_path(output).unlink(missing_ok=True)
-    layers = tuple(layer_report(quantized))
-    return TrainingReport(model_name, data.name, start, calibrated, accuracy, history, layers, resumed)
+    _finish({**state, **_identity(model_name, data), **training, **shapes}, report, output)
+    return report
 
 
 def export_checkpoint(checkpoint: Path, output: Path, *, model_name: str | None = None) -> list[LayerReport]:
@@ -221,10 +257,34 @@ def load_network(checkpoint: Path, model_name: str | None = None) -> tuple[nn.Mo
         content["input_shape"] = MODELS[name].input_shape
     # A user's own factory decides its classes for itself.
     model = build_model(name, classes=classes if isinstance(classes, int) and name in MODELS else None)
+    if "shapes" in content:
+        resize_(model, content["shapes"], content.get("state_dict", {}))
+    if "factorized" in content:
+        restructure_(model, [FactorizedLayer(**layer) for layer in json.loads(content["factorized"])])
     if is_quantized_checkpoint(content):
         return load_quantized(lambda: model, content)[0], content
     load_weights(model, content)
     return model.eval(), content
+
+
+def load_float_network(model_name: str, data: ImageData, checkpoint: Path | None, seed: int) -> nn.Module:
+    """Build a float network, with trained weights or fresh ones.
+
+    Args:
+        model_name: A registered network or ``path/to/file.py:factory``.
+        data: Data set that it is for; a registered network gets an output for each of its classes.
+        checkpoint: Its weights, ``None`` for fresh ones.
+        seed: Seed of fresh weights.
+
+    Raises:
+        SparrowError: Model, checkpoint and data do not fit.
+    """
+    torch.manual_seed(seed)
+    model = build_model(model_name, classes=len(data.classes) if model_name in MODELS else None)
+    if checkpoint is not None:
+        load_weights(model, load_checkpoint(checkpoint))
+    check_fits(model, data)
+    return model
 
 
 def calibration_batches(data: ImageData, count: int, seed: int) -> list[torch.Tensor]:
@@ -243,18 +303,27 @@ def calibration_batches(data: ImageData, count: int, seed: int) -> list[torch.Te
     return [torch.from_numpy(data.normalize(images[chosen[i : i + 128]])) for i in range(0, len(chosen), 128)]
 
 
+def zero_share(model: nn.Module) -> float:
+    """Share of the weights that the masks of a network's pruned layers hold at zero, over all of their weights."""
+    masks = [sharing.mask for _, sharing in quantized_layers(model).values() if sharing.mask is not None]
+    kept, total = sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks)
+    return 1 - kept / total if total else 0.0
+
+
+def _cross_entropy(images: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(logits, labels)
+
+
 def report_document(report: TrainingReport) -> dict[str, Any]:
     """A report as plain values for JSON."""
-    return asdict(report)
+    return {**asdict(report), "size": report.size.to_dict() if report.size else None}
 
 
-def _float_model(model_name: str, data: ImageData, checkpoint: Path | None, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    model = build_model(model_name, classes=len(data.classes) if model_name in MODELS else None)
-    if checkpoint is not None:
-        load_weights(model, load_checkpoint(checkpoint))
-    check_fits(model, data)
-    return model
+def _finish(checkpoint: Mapping[str, Any], report: TrainingReport, output: Path) -> None:
+    """Write the result of a training, its report included, and remove the state of the unfinished one."""
+    if is_main_process():
+        save_checkpoint({**checkpoint, "report": json.dumps(report_document(report))}, output)
+        resume_path(output).unlink(missing_ok=True)
 
 
 def _identity(model_name: str, data: ImageData) -> Mapping[str, Any]:

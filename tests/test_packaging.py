@@ -17,32 +17,50 @@ TOP_LEVEL = ("benchmarks", "deploy", "kernels", "models", "quantize")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that a wheel of this checkout was unpacked into."""
     folder = tmp_path_factory.mktemp("wheel")
-    names = tracked_files("")
-    for name in names:  # a copy: building in place would leave folders behind
-        target = folder / "source" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
+    copy_sources(folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder,
                folder / "source"]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     (wheel,) = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"
 
 
-def tracked_files(prefix: str) -> list[str]:
-    listed = subprocess.run(["git", "ls-files", "-z", "--", prefix or "."], cwd=ROOT, capture_output=True, text=True,
-                            check=True).stdout  # fmt: skip
+def copy_sources(folder: Path) -> None:
+    """Copy the checkout: building in place would leave folders behind."""
+    for name in source_files("."):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+
+
+def source_files(prefix: str) -> list[str]:
+    """Files that are committed, or could be."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", prefix]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
 def test_every_file_of_the_packages_is_in_the_wheel(installed):
-    missing = [name for top in TOP_LEVEL for name in tracked_files(top) if not (installed / "sparrow" / name).is_file()]
+    missing = [name for top in TOP_LEVEL for name in source_files(top) if not (installed / "sparrow" / name).is_file()]
     assert missing == []
 
 
 def test_nothing_else_is_installed(installed):
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"sparrow"}
+
+
+def test_the_source_distribution_makes_the_same_wheel(installed, tmp_path):
+    copy_sources(tmp_path / "source")
+    program = f"import setuptools.build_meta as build; print(build.build_sdist({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "source", check=True, capture_output=True,
+                   timeout=300)  # fmt: skip
+    (archive,) = tmp_path.glob("*.tar.gz")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path,
+                    archive], check=True, capture_output=True, timeout=300)  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    files = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("sparrow/")}
+    assert files == {str(path.relative_to(installed)) for path in (installed / "sparrow").rglob("*") if path.is_file()}
 
 
 @pytest.mark.tvm
@@ -59,7 +77,30 @@ def test_the_wheel_compiles_a_network_outside_the_checkout(installed, tmp_path):
     # The libraries' folder by path, not as a site folder: the editable install of the checkout stays out of it.
     path = os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])
     result = subprocess.run([sys.executable, "-S", "-c", program], cwd=tmp_path, capture_output=True, text=True,
-                            env={**os.environ, "PYTHONPATH": path}, timeout=120, check=False)  # fmt: skip
+                            env={**os.environ, "PYTHONPATH": path}, timeout=300, check=False)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert str(installed) in result.stdout.splitlines()[0]
     assert (tmp_path / "out" / "sparrow_run").is_file()
+
+
+def test_training_is_an_extra_and_says_so(installed, tmp_path):
+    program = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'sklearn', 'onnxscript'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from sparrow.deploy.cli import main\nmain()"
+    )
+    path = os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])
+
+    def sparrow(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-S", "-c", program, *arguments], cwd=tmp_path, capture_output=True,
+                              text=True, env={**os.environ, "PYTHONPATH": path}, timeout=300, check=False)  # fmt: skip
+
+    failed = sparrow("train", "--model", "digits", "--data", "digits", "-o", "digits.pt")
+    assert failed.returncode == 1
+    assert "next:" in failed.stderr and "'sparrow-mobile[train]'" in failed.stderr
+    for command in ("compile", "verify", "bench", "predict", "inspect", "report"):
+        assert sparrow(command, "--help").returncode == 0

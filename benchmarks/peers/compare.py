@@ -29,7 +29,7 @@ from sparrow.benchmarks.runners.arm_userland import arm_userland, cpu_features
 from sparrow.benchmarks.runners.qemu import PLUGIN_SOURCE, RunResult, cpu_model, find_qemu, run
 from sparrow.deploy.bundle import Bundle, load_bundle
 from sparrow.kernels.errors import SparrowError, near_names
-from sparrow.kernels.files import atomic_file, cache_dir
+from sparrow.kernels.files import atomic_file, cache_dir, make_folder
 
 DEFAULT_CPUS = ("cortex-a53", "cortex-a76", "i8mm")
 # Enough to calibrate activations with; the last ones are also what the outputs are compared on.
@@ -343,7 +343,7 @@ def _kept(name: str, facts: tuple[Any, ...], kind: type[_Kept], make: Callable[[
     if path.exists():
         return cattrs.structure(json.loads(path.read_text(encoding="utf-8")), kind)
     made = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(cattrs.unstructure(made)) + "\n", encoding="utf-8")
     return made

@@ -36,7 +36,7 @@ struct Network {
 #define API extern "C" __attribute__((visibility("default")))
 
 // Opens a network. Returns null and stores ExecuTorch's error code if it cannot.
-API Network* executorch_open(const char* path, int* error) {
+API Network *executorch_open(const char *path, int *error) {
   runtime_init();
   NoThreadPoolGuard single_thread;
   auto network = std::make_unique<Network>();
@@ -61,8 +61,8 @@ API Network* executorch_open(const char* path, int* error) {
   }
   network->planned_memory =
       std::make_unique<HierarchicalAllocator>(Span<Span<uint8_t>>(network->spans.data(), network->spans.size()));
-  network->memory = std::make_unique<MemoryManager>(
-      &network->method_memory, network->planned_memory.get(), &network->temporary_memory);
+  network->memory = std::make_unique<MemoryManager>(&network->method_memory, network->planned_memory.get(),
+                                                    &network->temporary_memory);
   auto method = network->program->load_method("forward", network->memory.get());
   if (!method.ok()) return failed(method.error());
   network->method = std::make_unique<Method>(std::move(*method));
@@ -70,18 +70,18 @@ API Network* executorch_open(const char* path, int* error) {
 }
 
 // Computes the first output, of at most `capacity` numbers. Returns how many there are, or minus an error code.
-API long executorch_infer(Network* network, const float* input, float* output, long capacity) {
+API long executorch_infer(Network *network, const float *input, float *output, long capacity) {
   NoThreadPoolGuard single_thread;
   auto meta = network->method->method_meta().input_tensor_meta(0);
   if (!meta.ok()) return -static_cast<long>(meta.error());
   std::vector<executorch::aten::SizesType> sizes(meta->sizes().begin(), meta->sizes().end());
   std::vector<executorch::aten::DimOrderType> order(meta->dim_order().begin(), meta->dim_order().end());
   executorch::aten::TensorImpl tensor(executorch::aten::ScalarType::Float, static_cast<ssize_t>(sizes.size()),
-                                      sizes.data(), const_cast<float*>(input), order.data());
+                                      sizes.data(), const_cast<float *>(input), order.data());
   Error error = network->method->set_input(EValue(executorch::aten::Tensor(&tensor)), 0);
   if (error == Error::Ok) error = network->method->execute();
   if (error != Error::Ok) return -static_cast<long>(error);
-  const auto& result = network->method->get_output(0).toTensor();
+  const auto &result = network->method->get_output(0).toTensor();
   if (result.numel() > capacity) return -static_cast<long>(Error::InvalidArgument);
   std::memcpy(output, result.const_data_ptr<float>(), static_cast<size_t>(result.numel()) * sizeof(float));
   return static_cast<long>(result.numel());

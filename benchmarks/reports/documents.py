@@ -13,6 +13,7 @@ from sparrow.benchmarks.predicting import PredictionResult
 from sparrow.benchmarks.reports.page import Html, byte_size, element, figure, join, millions, percent
 from sparrow.benchmarks.results import BenchResult, ProgramResult, VerifyResult, read_result
 from sparrow.benchmarks.runners.device import DeviceDescription
+from sparrow.benchmarks.searching import SearchResult
 from sparrow.kernels.errors import SparrowError
 
 PREDICTED = "Predicted, not measured: executed instructions on a pipeline model of the core, and simulated caches."
@@ -78,6 +79,8 @@ def _place(result: Any) -> str:
     """What a result is for."""
     if isinstance(result, PredictionResult):
         return f"{result.soc.name}, {result.affinity} cores"
+    if isinstance(result, SearchResult):
+        return f"{result.soc}, {result.affinity} cores, {threads_text(result.threads)}"
     if isinstance(result, Measurement):
         return f"{device_name(result.device)}, {result.affinity} cores, {threads_text(result.threads)}"
     return str(result.environment.cpu)
@@ -129,6 +132,12 @@ def facts(result: Any) -> list[tuple[str, str]]:
     if isinstance(result, CalibrationResult):
         errors = [error.text() for error in (result.single_thread, result.several_threads) if error is not None]
         return [("predicted, on boards left out of the fit", "; ".join(errors))]
+    if isinstance(result, SearchResult):
+        cost = byte_size(result.final_bytes)
+        if result.final_milliseconds is not None:
+            cost = f"{figure(result.final_milliseconds)} ms predicted for {_place(result)}, {cost}"
+        text = f"{percent(result.final_top1)} top-1 after {result.fine_tuning_epochs} epochs, {cost}"
+        return [(f"searched for {result.budget}", text)]
     if isinstance(result, PeersResult):
         return [("counted and predicted", f"{len(result.rows)} rows of runtimes, precisions and CPUs")]
     return []

@@ -13,6 +13,7 @@ from sparrow.benchmarks.reports.layers import counted_instructions, layers_secti
 from sparrow.benchmarks.reports.page import Html, element, join, millions, milliseconds, page, section, table
 from sparrow.benchmarks.reports.roofline import roofline_section
 from sparrow.benchmarks.reports.runtimes import runtimes_section
+from sparrow.benchmarks.reports.search import search_section
 from sparrow.kernels.files import atomic_file
 
 TIMED = "Measured on the device in a run of its own, since reading the clock at each layer slows it a little."
@@ -44,6 +45,7 @@ def render_results(documents: Sequence[Document]) -> str:
         layers_section("Measured time by layer", TIMED, measured_times(documents), milliseconds),
         layers_section("Instructions by layer", COUNTED, counted_instructions(documents), millions),
         accuracy_section(documents, curves),
+        search_section(documents),
         roofline_section(documents),
         comparison_section([*compared_curves(curves), *calibration_points(documents)]),
         runtimes_section(documents),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sparrow.benchmarks.runners.qemu import Cache, RunResult, cpu_model, run
 from sparrow.kernels.errors import SparrowError, near_names
-from sparrow.kernels.files import atomic_folder, cache_dir
+from sparrow.kernels.files import cache_dir, cached_folder, make_folder
 
 DEBIAN_RELEASE = "bookworm"
 DEBIAN_PACKAGES = ("python3.11", "libstdc++6", "libgomp1")
@@ -163,7 +163,7 @@ def arm_userland(packages: Sequence[str], *, on_progress: Callable[[str], None] 
     for name in packages:
         if name not in WHEELS:
             raise SparrowError(f"no version is set for the Python package {name!r}", expected=near_names(name, WHEELS))
-    root = _debian(on_progress)
+    root = debian_root(DEBIAN_PACKAGES, on_progress)
     tags = [f"--platform={platform}_aarch64" for platform in _PLATFORMS]
     tags += [f"--python-version={PYTHON}", "--implementation=cp", f"--abi=cp{PYTHON.replace('.', '')}", "--abi=abi3",
              "--abi=none"]  # fmt: skip
@@ -189,7 +189,7 @@ def wheel_folder(
     if folder.exists():
         return folder
     on_progress(f"downloading {name} {version} for {platform}")
-    with atomic_folder(folder, may_replace=lambda path: False) as temporary:
+    with cached_folder(folder) as temporary:
         _run_tool(
             [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--only-binary=:all:",
              "--disable-pip-version-check", "--no-input", "--target", str(temporary), *options, f"{name}=={version}"],
@@ -201,8 +201,20 @@ def wheel_folder(
     return folder
 
 
-def _debian(on_progress: Callable[[str], None]) -> Path:
-    key = hashlib.sha256(" ".join((DEBIAN_RELEASE, *DEBIAN_PACKAGES)).encode()).hexdigest()[:12]
+def debian_root(packages: Sequence[str], on_progress: Callable[[str], None] = lambda step: None) -> Path:
+    """Unpack packages of Debian for arm64, with all that they depend on, into a folder, or take it from the cache.
+
+    Args:
+        packages: Names of Debian packages.
+        on_progress: Called with a text before each download.
+
+    Returns:
+        The folder, whose ``proc`` and ``sys`` are missing.
+
+    Raises:
+        SparrowError: Debian's package tools are missing, or a download failed.
+    """
+    key = hashlib.sha256(" ".join((DEBIAN_RELEASE, *packages)).encode()).hexdigest()[:12]
     root = cache_dir() / "arm-userland" / f"{DEBIAN_RELEASE}-{key}"
     if root.exists():
         return root
@@ -211,9 +223,9 @@ def _debian(on_progress: Callable[[str], None]) -> Path:
         raise SparrowError(f"{' and '.join(missing)} not found: no userland for arm64 can be fetched",
                            expected="Debian's package tools, to run other runtimes for aarch64",
                            next_step="use Debian 12, or a container of it")  # fmt: skip
-    archives = _download(root.with_name(f"{root.name}.apt"), on_progress)
+    archives = _download(packages, root.with_name(f"{root.name}.apt"), on_progress)
     on_progress(f"unpacking Debian {DEBIAN_RELEASE} for arm64")
-    with atomic_folder(root, may_replace=lambda path: False) as temporary:
+    with cached_folder(root) as temporary:
         for archive in archives:
             _run_tool(["dpkg", "--extract", str(archive), str(temporary)], got=f"dpkg cannot unpack {archive}",
                       next_step=f"rm -r '{archive.parent.parent}', then try again")  # fmt: skip
@@ -224,10 +236,10 @@ def _debian(on_progress: Callable[[str], None]) -> Path:
     return root
 
 
-def _download(folder: Path, on_progress: Callable[[str], None]) -> list[Path]:
+def _download(packages: Sequence[str], folder: Path, on_progress: Callable[[str], None]) -> list[Path]:
     """Download Debian's packages by an apt that knows nothing of this machine; what is there is not fetched again."""
     for name in ("lists/partial", "archives/partial"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / name)
     (folder / "status").touch()
     (folder / "sources.list").write_text("\n".join(_sources()) + "\n", encoding="utf-8")
     settings = {
@@ -247,9 +259,9 @@ def _download(folder: Path, on_progress: Callable[[str], None]) -> list[Path]:
     on_progress(f"reading the package lists of Debian {DEBIAN_RELEASE} for arm64")
     _run_tool(["apt-get", *options, "update"], got="apt-get cannot read Debian's package lists for arm64",
               next_step=next_step)  # fmt: skip
-    on_progress(f"downloading {', '.join(DEBIAN_PACKAGES)} for arm64")
-    _run_tool(["apt-get", *options, "--yes", "--download-only", "--no-install-recommends", "install", *DEBIAN_PACKAGES],
-              got=f"apt-get cannot download {', '.join(DEBIAN_PACKAGES)} for arm64", next_step=next_step)  # fmt: skip
+    on_progress(f"downloading {', '.join(packages)} for arm64")
+    _run_tool(["apt-get", *options, "--yes", "--download-only", "--no-install-recommends", "install", *packages],
+              got=f"apt-get cannot download {', '.join(packages)} for arm64", next_step=next_step)  # fmt: skip
     return sorted((folder / "archives").glob("*.deb"))
 
 
@@ -265,7 +277,7 @@ def _sources() -> list[str]:
                     if created_by == "Packages" and release == DEBIAN_RELEASE and component == "main"})  # fmt: skip
     if not found:
         raise SparrowError(f"no source of packages of Debian {DEBIAN_RELEASE} is set up",
-                           expected=f"apt with a source of {DEBIAN_RELEASE} main, for {DEBIAN_PACKAGES[0]}",
+                           expected=f"apt with a source of {DEBIAN_RELEASE} main",
                            next_step="use Debian 12, or a container of it")  # fmt: skip
     return found
 
@@ -297,7 +309,7 @@ def described_root(root: Path, cpu: str, cores: int) -> Path:
     key = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
     view = root.with_name(f"{root.name}-{cpu}-{key}")
     if not view.exists():
-        with atomic_folder(view, may_replace=lambda path: True) as temporary:
+        with cached_folder(view) as temporary:
             for entry in root.iterdir():
                 (temporary / entry.name).symlink_to(Path(os.path.relpath(entry, view)))
             for name, text in files.items():

@@ -70,9 +70,9 @@ extern void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *, void (*)
                                              enum callback_flags, enum memory_access, void *);
 extern unsigned qemu_plugin_mem_size_shift(uint32_t);
 extern void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void *);
-extern void qemu_plugin_register_vcpu_syscall_cb(plugin_id, void (*)(plugin_id, unsigned, int64_t, uint64_t, uint64_t,
-                                                                     uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
-                                                                     uint64_t));
+extern void qemu_plugin_register_vcpu_syscall_cb(plugin_id,
+                                                 void (*)(plugin_id, unsigned, int64_t, uint64_t, uint64_t, uint64_t,
+                                                          uint64_t, uint64_t, uint64_t, uint64_t, uint64_t));
 extern void qemu_plugin_register_vcpu_syscall_ret_cb(plugin_id, void (*)(plugin_id, unsigned, int64_t, int64_t));
 extern bool qemu_plugin_mem_is_store(uint32_t);
 extern uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
@@ -101,8 +101,8 @@ struct tally {
 // Only the thread itself writes here. A cache line of its own: threads must not slow one another down.
 static struct thread {
   _Alignas(64) uint64_t retired;
-  size_t place;           // OUTSIDE or 1 + section, as this thread saw it last
-  struct tally *tally;    // tallies[place]
+  size_t place;         // OUTSIDE or 1 + section, as this thread saw it last
+  struct tally *tally;  // tallies[place]
   struct tally **tallies;
   size_t tally_capacity;
   uint64_t last_granule, last_page;  // plus one
@@ -311,10 +311,8 @@ static uint64_t pages_up_to(uint64_t address) { return (address + (1 << PAGE_SHI
 static void release(uint64_t address, uint64_t bytes, uint64_t target, uint64_t moved) {
   uint64_t first = address >> PAGE_SHIFT, stop = pages_up_to(address + bytes);
   for (uint64_t page = first; page < stop; page++) {
-    if (!bitmap_of(page, false))
-      page |= PAGES_A_BITMAP - 1;  // none of this GiB
-    else if (release_page(page) && page - first < pages_up_to(moved))
-      touch_page((target >> PAGE_SHIFT) + page - first);
+    if (!bitmap_of(page, false)) page |= PAGES_A_BITMAP - 1;  // none of this GiB
+    else if (release_page(page) && page - first < pages_up_to(moved)) touch_page((target >> PAGE_SHIFT) + page - first);
   }
 }
 
@@ -439,8 +437,7 @@ static void record_segments(struct qemu_plugin_tb *block, size_t length) {
     if (mark == SECTION_HINT) stop++;
     if (first && first == stop) continue;
     struct segment *segment = add_segment(block, first, stop, length);
-    if (first == 0)
-      qemu_plugin_register_vcpu_tb_exec_cb(block, on_recorded_block, NO_REGISTERS, segment);
+    if (first == 0) qemu_plugin_register_vcpu_tb_exec_cb(block, on_recorded_block, NO_REGISTERS, segment);
     else
       qemu_plugin_register_vcpu_insn_exec_cb(qemu_plugin_tb_get_insn(block, first - 1), on_segment, NO_REGISTERS,
                                              segment);
@@ -476,10 +473,8 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *block) {
     touch_page(qemu_plugin_tb_vaddr(block) >> PAGE_SHIFT);
     touch_page((qemu_plugin_tb_vaddr(block) + 4 * length - 1) >> PAGE_SHIFT);
   }
-  if (count_blocks)
-    record_segments(block, length);
-  else
-    qemu_plugin_register_vcpu_tb_exec_cb(block, on_block, NO_REGISTERS, (void *)length);
+  if (count_blocks) record_segments(block, length);
+  else qemu_plugin_register_vcpu_tb_exec_cb(block, on_block, NO_REGISTERS, (void *)length);
 }
 
 static void write_counts(FILE *file, const uint64_t *counts) {

@@ -24,7 +24,7 @@ from typing import Any
 from sparrow.benchmarks.runners.execution_log import LOG_ITEMS, count_instructions
 from sparrow.deploy.toolchain import source_key
 from sparrow.kernels.errors import SparrowError, near_names
-from sparrow.kernels.files import atomic_file, cache_dir
+from sparrow.kernels.files import atomic_file, cache_dir, make_folder
 
 PLUGIN_SOURCE = Path(__file__).with_name("instruction_counter.c")
 
@@ -257,7 +257,7 @@ def build_plugin(qemu: Qemu) -> Path:
     if library.exists():
         return library
     compiler = ["cc"] if shutil.which("cc") else [sys.executable, "-m", "ziglang", "cc"]
-    library.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(library.parent)
     with atomic_file(library) as temporary:
         result = subprocess.run([*compiler, *flags, str(PLUGIN_SOURCE), "-o", str(temporary)],
                                 capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)  # fmt: skip

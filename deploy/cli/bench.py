@@ -10,6 +10,7 @@ from sparrow.benchmarks.runners.qemu import CPU_MODELS
 from sparrow.deploy.cli.bench_output import (
     print_bench,
     print_comparison,
+    print_kernels,
     print_measurements,
     print_peers,
     print_program,
@@ -18,6 +19,7 @@ from sparrow.deploy.cli.main import verbose_option
 from sparrow.deploy.cli.options import echo_json, json_option, parse_names, parse_positive_list, parse_share
 from sparrow.deploy.cli.progress import phases
 from sparrow.kernels.errors import SparrowError
+from sparrow.kernels.files import make_folder
 
 RUNNERS = ["qemu", "adb", "ssh", "local"]
 
@@ -47,7 +49,8 @@ _BELONGS = {
 @click.option("--runner", type=click.Choice(RUNNERS), default="qemu", show_default=True,
               help="Where the bundle runs: counted under QEMU, or measured on a device.")
 @click.option("--cpu", callback=parse_names, default="", metavar="CPU",
-              help=f"Core to emulate, of {', '.join(CPU_MODELS)} [default: the bundle's target]; with --peers several.")
+              help=f"Core to emulate, of {', '.join(CPU_MODELS)} [default: the bundle's target]; "
+                   "with --peers and --kernels several.")
 @click.option("--threads", default="1", show_default=True, callback=parse_positive_list, help="Such as 1,4,8.")
 @click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Inferences that do not count.")
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True,
@@ -75,6 +78,7 @@ _BELONGS = {
 @click.option("--peers", callback=parse_names, default="", metavar="NAMES|all",
               help="Count other runtimes on a network: BUNDLE is an ONNX file then.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Bundle of that network, for the same table.")
+@click.option("--kernels", is_flag=True, help="Count each micro-kernel by itself, beside its core's limit; no BUNDLE.")
 @click.option("--exec", "program", type=click.Path(path_type=Path), metavar="PROGRAM",
               help="Count this aarch64 program in place of a bundle; its arguments follow after --.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the result to this JSON file; a "
@@ -100,14 +104,18 @@ def command(
       sparrow bench r20/ --runner adb --device all --affinity big --threads 1,4
       sparrow bench r20/ --runner ssh --host pi@raspberrypi
       sparrow bench r20.onnx --peers onnxruntime,ncnn --cpu cortex-a53,cortex-a76 --bundle r20/
+      sparrow bench --kernels --cpu cortex-a53,cortex-a76
       sparrow bench --cpu cortex-a53 --exec ./program -- --its-own arguments
     """
-    kind = "exec" if options["program"] else "peers" if options["peers"] else options["runner"]
+    given = {"exec": options["program"], "kernels": options["kernels"], "peers": options["peers"]}
+    kind = next((name for name, value in given.items() if value), options["runner"])
     _check_options(context, kind)
     if kind == "exec":
         return _count_program(options, arguments, output, as_json)
+    if kind == "kernels":
+        return _count_kernels(options, arguments, output, as_json)
     if len(arguments) != 1:
-        raise click.UsageError(f"got {len(arguments)} bundles, expected one, or --exec PROGRAM")
+        raise click.UsageError(f"got {len(arguments)} bundles, expected one, --kernels, or --exec PROGRAM")
     run = {"peers": _count_peers, "qemu": _count_bundle}.get(kind, _measure)
     run(context, Path(arguments[0]), options, output, as_json)
 
@@ -119,7 +127,7 @@ def _check_options(context: click.Context, kind: str) -> None:
         if given and kind not in kinds:
             flag = f"--{name.replace('_', '-')}"
             wanted = " or ".join("--peers" if other == "peers" else f"--runner {other}" for other in kinds)
-            got = f"--{kind}" if kind in ("exec", "peers") else f"--runner {kind}"
+            got = f"--{kind}" if kind in ("exec", "kernels", "peers") else f"--runner {kind}"
             raise click.UsageError(f"{flag} belongs to {wanted}, got {got}")
     if context.params["fail_above"] is not None and not (context.params["against"] or context.params["baseline"]):
         raise click.UsageError("--fail-above needs --against or --baseline, to compare with")
@@ -129,7 +137,7 @@ def _check_options(context: click.Context, kind: str) -> None:
 
 def _one_cpu(cpus: list[str]) -> str | None:
     if len(cpus) > 1:
-        raise click.UsageError(f"got {len(cpus)} CPUs, expected one; several are for --peers")
+        raise click.UsageError(f"got {len(cpus)} CPUs, expected one; several are for --peers and --kernels")
     return cpus[0] if cpus else None
 
 
@@ -193,7 +201,7 @@ def _measure(
     given = context.get_parameter_source
     chosen = {name: options[name] for name in ("affinity", "min_seconds", "cooldown", "profile")}
     for name in ("warmup", "repeat"):  # their defaults are for counts, which do not vary
-        if given(name) is click.core.ParameterSource.COMMANDLINE:
+        if given(name) is not click.core.ParameterSource.DEFAULT:
             chosen[name] = options[name]
     measurements: list[Measurement] = []
     failures: list[SparrowError] = []
@@ -209,7 +217,7 @@ def _measure(
     if output is not None and len(measurements) == 1:
         write_result(measurements[0], output)
     elif output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         for number, measurement in enumerate(measurements):
             write_result(measurement, output / f"{measurement.bundle}-{number}.json")
     if as_json:
@@ -242,6 +250,22 @@ def _count_peers(
         echo_json(asdict(result))
     else:
         print_peers(result)
+
+
+def _count_kernels(options: dict[str, Any], arguments: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+    from sparrow.benchmarks.results import write_result
+    from sparrow.benchmarks.suites.kernels import DEFAULT_CPUS, bench_kernels
+
+    if arguments:
+        raise click.UsageError(f"got {' '.join(arguments)} with --kernels, expected no bundle")
+    with phases("bench") as on_progress:
+        result = bench_kernels(options["cpu"] or DEFAULT_CPUS, on_progress=on_progress)
+    if output is not None:
+        write_result(result, output)
+    if as_json:
+        echo_json(asdict(result))
+    else:
+        print_kernels(result)
 
 
 def _count_program(options: dict[str, Any], arguments: tuple[str, ...], output: Path | None, as_json: bool) -> None:

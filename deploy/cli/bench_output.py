@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sparrow.benchmarks.peers.compare import PeersResult
     from sparrow.benchmarks.regression import Comparison
     from sparrow.benchmarks.results import BenchResult, ProgramResult
+    from sparrow.benchmarks.suites.kernels import KernelsResult
 
 # Operators that are listed, those that retire most.
 _LISTED = 8
@@ -75,7 +76,7 @@ def print_program(result: ProgramResult) -> None:
 
 
 def print_measurements(measurements: Sequence[Measurement]) -> None:
-    """Print times that devices measured."""
+    """Print times that devices measured; those of several devices or numbers of threads once more as one table."""
     for row in measurements:
         device, times = row.device, row.times
         cores = ", ".join(map(str, row.cpus))
@@ -85,6 +86,14 @@ def print_measurements(measurements: Sequence[Measurement]) -> None:
                    f"mean {times.mean:.3f}; {times.count} runs, measured")  # fmt: skip
         for step in sorted(row.steps, key=lambda step: -step.mean)[:_LISTED]:
             click.echo(f"    {step.mean:9.3f} ms  {step.name}")
+    if len(measurements) < 2:
+        return
+    titles = [f"{row.device.name or 'this machine'} ({row.device.model})" for row in measurements]
+    width = max(map(len, titles))
+    click.echo(f"{'device':<{width}}{'threads':>9}{'p50 ms':>10}{'p90 ms':>10}{'min ms':>10}  verdict")
+    for title, row in zip(titles, measurements, strict=True):
+        click.echo(f"{title:<{width}}{row.threads:>9}{row.times.p50:>10.3f}{row.times.p90:>10.3f}"
+                   f"{row.times.minimum:>10.3f}  {row.verdict.partition(':')[0]}")  # fmt: skip
 
 
 def print_peers(result: PeersResult) -> None:
@@ -105,6 +114,19 @@ def print_peers(result: PeersResult) -> None:
     for note in sorted({row.predicted_for for row in result.rows if row.predicted_for}):
         click.echo(f"  Mcycles: {note}")
     click.echo("  yardstick: LLVM's pipeline model alone, with plain costs of misses in order; it ranks only")
+
+
+def print_kernels(result: KernelsResult) -> None:
+    """Print the table of micro-kernels."""
+    click.echo("one call of each micro-kernel; instructions counted under QEMU, cycles predicted, no measurements")
+    for cpu, error in result.errors.items():
+        rows = [row for row in result.rows if row.cpu == cpu]
+        click.echo(f"{cpu} ({error})\n{'':<50}{'a call':<32}{'a instr':>8}{'a cycle':>8}{'limit':>7}{'share':>7}")
+        for row in rows:
+            limit = "" if row.limit is None else f"{row.limit:7.2f}{row.per_cycle / row.limit:7.0%}  {row.limited_by}"
+            click.echo(f"{row.kernel:<50}{row.shape:<32}{row.per_instruction:8.2f}{row.per_cycle:8.2f}"
+                       f"{limit or f'  {row.unit}s'}")  # fmt: skip
+    click.echo("  multiply-accumulates for an instruction and a cycle; values where a kernel does none")
 
 
 def _scaled(value: float | None, unit: float) -> str:

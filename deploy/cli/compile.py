@@ -6,26 +6,14 @@ from pathlib import Path
 
 import click
 
-from sparrow.deploy.cli.calibration_inputs import Preprocessing, calibration_inputs
+from sparrow.deploy.android import NDK_VARIABLES
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import json_option, parse_input_shapes
+from sparrow.deploy.cli.options import json_option, parse_input_shapes, preprocessing_options
 from sparrow.deploy.cli.progress import counter, phases
-from sparrow.deploy.compiler import compile_model
+from sparrow.deploy.cli.samples import Preprocessing, read_samples
+from sparrow.deploy.compiler import FLOAT_PRECISIONS, compile_model
 from sparrow.deploy.target import TARGETS
 from sparrow.deploy.toolchain import TOOLCHAINS, find_toolchain
-
-
-def parse_channels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Parse ``123.7,116.3,103.5`` or one number for all channels."""
-    if value is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in (1, 3):
-        raise click.BadParameter(f"got {value!r}, expected one number or three, such as 123.7,116.3,103.5")
-    return numbers
 
 
 @click.command("compile")
@@ -37,17 +25,19 @@ def parse_channels(context: click.Context, parameter: click.Parameter, value: st
               help="Static shape of a dynamic input; repeatable.")
 @click.option("--outputs", default="", metavar="NAME,NAME",
               help="Inner tensors to end the network at, before a part that cannot be lowered, for example.")
+@click.option("--float-precision", type=click.Choice(FLOAT_PRECISIONS), default="fp32", show_default=True,
+              help="What float layers compute in; cores without fp16 widen halves to float.")
 @click.option("--quantize", type=click.Choice(["int8"]), help="Quantize a float network without training.")
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="DIR|FILE",
               help="What it is calibrated on: a folder of images, an .npy file with one sample a row, or an .npz file "
               "with such an array for each input.")
 @click.option("--samples", type=click.IntRange(1), default=100, show_default=True, help="Calibration samples at most.")
-@click.option("--pixel-mean", callback=parse_channels, metavar="R,G,B",
-              help="Taken off each byte of an image [default: ImageNet's, 123.7,116.3,103.5].")
-@click.option("--pixel-deviation", callback=parse_channels, metavar="R,G,B",
-              help="By which it is divided then [default: ImageNet's, 58.4,57.1,57.4].")
-@click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True,
-              help="Order of the network's channels, and of those two options.")
+@preprocessing_options
+@click.option("--os", "system", type=click.Choice(["linux", "android"]), default="linux", show_default=True,
+              help="System of the shared library; sparrow_run and the static library serve both.")
+@click.option("--ndk", type=click.Path(path_type=Path), envvar=NDK_VARIABLES,
+              show_envvar=True, help="Folder of Android's NDK, which links the shared library for --os android; "
+              "without one that library is left out.")
 @click.option("--toolchain", type=click.Choice(list(TOOLCHAINS)), help="C compiler [default: the first installed].")
 @click.option("--dump-dir", type=click.Path(path_type=Path), help="Write the network after each phase to this folder.")
 @json_option
@@ -59,12 +49,13 @@ def command(
     name: str | None,
     input_shapes: dict[str, tuple[int, ...]],
     outputs: str,
+    float_precision: str,
     quantize: str | None,
     calibrate: Path | None,
     samples: int,
-    pixel_mean: tuple[float, ...] | None,
-    pixel_deviation: tuple[float, ...] | None,
-    channel_order: str,
+    preprocessing: Preprocessing,
+    system: str,
+    ndk: Path | None,
     toolchain: str | None,
     dump_dir: Path | None,
     as_json: bool,
@@ -75,27 +66,32 @@ def command(
     Examples:
       sparrow compile r20.onnx --target cortex-a76 -o r20/
       sparrow compile detector.onnx --target armv8-a --input-shape image=1,3,320,320 -o detector/
+      sparrow compile r20.onnx --target armv8-a --os android --ndk ~/Android/Sdk/ndk/27.2.12479018 -o r20/
+      sparrow compile float.onnx --target cortex-a76 --float-precision fp16 -o half/
       sparrow compile float.onnx --target cortex-a76 --quantize int8 --calibrate photos/ -o int8/
     """
     if (quantize is None) != (calibrate is None):
         raise click.UsageError("--quantize int8 and --calibrate DIR|FILE go together")
+    typed = click.get_current_context().get_parameter_source("ndk") is click.core.ParameterSource.COMMANDLINE
+    if typed and system != "android":
+        raise click.UsageError("--ndk belongs to --os android")
     tensors = tuple(filter(None, (text.strip() for text in outputs.split(","))))
     if quantize is None or calibrate is None:
         with phases("compile") as on_phase:
             bundle = compile_model(
                 model, output, target=target, name=name, input_shapes=input_shapes, outputs=tensors,
-                toolchain=find_toolchain(toolchain) if toolchain else None, dump_dir=dump_dir, on_phase=on_phase,
+                float_precision=float_precision, toolchain=find_toolchain(toolchain) if toolchain else None,
+                dump_dir=dump_dir, on_phase=on_phase, android=system == "android", ndk=ndk,
             )  # fmt: skip
     else:
-        given = Preprocessing()
-        preprocessing = Preprocessing(pixel_mean or given.mean, pixel_deviation or given.deviation, channel_order)
         with tempfile.TemporaryDirectory(prefix="sparrow-compile-") as folder:
             quantized = Path(folder) / "quantized.onnx"
             summary = _quantize(model, quantized, input_shapes, tensors, calibrate, preprocessing, samples)
             with phases("compile") as on_phase:
                 bundle = compile_model(
                     quantized, output, target=target, name=name or model.stem,
-                    toolchain=find_toolchain(toolchain) if toolchain else None, dump_dir=dump_dir, on_phase=on_phase,
+                    float_precision=float_precision, toolchain=find_toolchain(toolchain) if toolchain else None,
+                    dump_dir=dump_dir, on_phase=on_phase, android=system == "android", ndk=ndk,
                 )  # fmt: skip
         click.echo(summary, err=True)
     if as_json:
@@ -125,14 +121,15 @@ def _quantize(
     from sparrow.quantize.post_training import quantize_onnx
 
     network = float_onnx(model, input_shapes, outputs)
-    samples = calibration_inputs(source, network.inputs, preprocessing, count)
+    samples = read_samples(source, network.inputs, preprocessing, count)
     with counter("quantize") as on_progress:
         result, report = quantize_onnx(network.model, samples, on_progress=on_progress)
     onnx.helper.set_model_props(result, {**network.metadata, "sparrow.quantization": "int8 after training"})
     quantized.write_bytes(result.SerializeToString(deterministic=True))
     left = f"; float: {', '.join(report.float_layers)}" if report.float_layers else ""
+    equalized = f"; channels of {report.equalized} pairs scaled alike" if report.equalized else ""
     return (
-        f"quantized {report.layers} layers to int8 on {report.samples} samples{left}\n"
+        f"quantized {report.layers} layers to int8 on {report.samples} samples{left}{equalized}\n"
         f"  beside the float network on them: same answer {report.agreement:.1%}, "
         f"signal to noise {report.signal_to_noise_db:.1f} dB"
     )

@@ -8,6 +8,7 @@ import click
 
 from sparrow.deploy.cli.main import verbose_option
 from sparrow.deploy.cli.options import echo_json, json_option
+from sparrow.kernels.files import make_folder
 
 
 @click.command("demo")
@@ -20,7 +21,7 @@ def command(output: Path, seed: int, as_json: bool) -> None:
     """Run the whole job on handwritten digits: train, quantize, export, compile, verify, count, report.
 
     \b
-    Example:
+    Examples:
       sparrow demo -o demo
     """
     from sparrow.benchmarks.reports.demo import print_table, write_report
@@ -31,7 +32,7 @@ def command(output: Path, seed: int, as_json: bool) -> None:
     def tell(step: str) -> None:
         click.echo(f"[{time.monotonic() - started:5.1f} s] {step}", err=True)
 
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     summary, verified = run_demo(output, seed=seed, on_step=tell)
     report = DemoFiles(output).report
     write_report(summary, report)

@@ -1,5 +1,6 @@
 """Options and callbacks that several commands share."""
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -8,8 +9,13 @@ from typing import Any
 
 import click
 
+from sparrow.deploy.cli.samples import Preprocessing
 from sparrow.models import MODELS
 from sparrow.quantize.data import DATASETS
+
+# Those of quantize.train, which are not imported here: help texts need no torch.
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
@@ -35,6 +41,45 @@ def data_options(*, required: bool) -> Decorator:
     return decorate
 
 
+def preprocessing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how an image becomes numbers; the command gets them as ``preprocessing``."""
+
+    @click.option("--pixel-mean", callback=parse_channels, metavar="R,G,B",
+                  help="Taken off each byte of an image [default: ImageNet's, 123.7,116.3,103.5].")
+    @click.option("--pixel-deviation", callback=parse_channels, metavar="R,G,B",
+                  help="By which it is divided then [default: ImageNet's, 58.4,57.1,57.4].")
+    @click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True,
+                  help="Order of the network's channels, and of those two options.")
+    @functools.wraps(function)
+    def wrapper(
+        *arguments: Any,
+        pixel_mean: tuple[float, ...] | None,
+        pixel_deviation: tuple[float, ...] | None,
+        channel_order: str,
+        **options: Any,
+    ) -> Any:
+        given = Preprocessing()
+        preprocessing = Preprocessing(pixel_mean or given.mean, pixel_deviation or given.deviation, channel_order)
+        return function(*arguments, preprocessing=preprocessing, **options)  # fmt: skip
+
+    return wrapper
+
+
+def parse_channels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Parse ``123.7,116.3,103.5`` or one number for all channels; a deviation of 0 would divide by it."""
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+        raise click.BadParameter(f"got {value!r}, expected one number or three, such as 123.7,116.3,103.5")
+    if parameter.name == "pixel_deviation" and 0 in numbers:
+        raise click.BadParameter(f"got {value!r}, expected numbers other than 0")
+    return numbers
+
+
 def training_options(*, epochs: int, learning_rate: float, least_epochs: int = 1) -> Decorator:
     """Add the options of a training, with these defaults."""
     options = (
@@ -46,6 +91,12 @@ def training_options(*, epochs: int, learning_rate: float, least_epochs: int = 1
         click.option("--weight-decay", type=float, default=1e-4, show_default=True, help="Of weights only."),
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random."),
         click.option("--threads", type=click.IntRange(1), help="Threads of the training [default: all cores]."),
+        click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
+                     help="Where to train; auto takes a CUDA GPU if there is one."),
+        click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+                     help="Arithmetic of the training; bfloat16 on CUDA alone."),
+        click.option("--log-dir", type=click.Path(path_type=Path, file_okay=False),
+                     help="Folder for a TensorBoard log."),
         click.option("--restart", is_flag=True, help="Throw an interrupted run away instead of going on with it."),
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ import click
 from sparrow.deploy.cli.main import verbose_option
 from sparrow.deploy.cli.options import echo_json, json_option, parse_names, parse_positive_list
 from sparrow.deploy.cli.progress import phases
+from sparrow.kernels.files import make_folder
 
 
 @click.command("predict")
@@ -59,7 +60,7 @@ def command(
                 result = predict_bundle(bundle, soc, affinity=affinity, threads=threads, on_progress=on_progress)
                 results.append(result)
                 if output is not None:
-                    output.mkdir(parents=True, exist_ok=True)
+                    make_folder(output)
                     write_result(result, output / f"{bundle.resolve().name}-{soc}-{affinity.replace(',', '-')}.json")
     if as_json:
         echo_json([asdict(result) for result in results])

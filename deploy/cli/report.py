@@ -19,7 +19,7 @@ def command(results: tuple[Path, ...], output: Path) -> None:
     accuracy against latency, roofline, predictions against measurements, other runtimes. Results of several networks
     stand side by side.
 
-    \\b
+    \b
     Examples:
       sparrow report dense.json sparse.json
       sparrow report results/*.json -o report.html

@@ -28,6 +28,9 @@ def command(
     weight_decay: float,
     seed: int,
     threads: int | None,
+    device: str,
+    precision: str,
+    log_dir: Path | None,
     restart: bool,
     output: Path,
     as_json: bool,
@@ -39,14 +42,19 @@ def command(
       sparrow train --model digits --data digits --epochs 20 -o digits.pt
       sparrow train --model resnet20 --data cifar10 --data-dir ~/cifar10 -o resnet20.pt
       sparrow train --model my_net.py:build --data imagefolder --data-dir photos/ -o mine.pt
+      torchrun --nproc-per-node 2 --no-python sparrow train --model resnet20 --data cifar10 -o resnet20.pt
     """
     from sparrow.quantize.data import load_data
+    from sparrow.quantize.processes import is_main_process
     from sparrow.quantize.recipes import report_document, train_network
     from sparrow.quantize.train import TrainConfig
 
     config = TrainConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
-                         seed=seed, threads=threads)  # fmt: skip
-    report = train_network(model, load_data(data, data_dir), config, output, checkpoint=checkpoint, restart=restart)
+                         seed=seed, threads=threads, device=device, precision=precision)  # fmt: skip
+    report = train_network(model, load_data(data, data_dir), config, output, checkpoint=checkpoint, log_dir=log_dir,
+                           restart=restart)  # fmt: skip
+    if not is_main_process():
+        return
     if as_json:
         echo_json(report_document(report))
     else:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparrow.deploy.bundle import Bundle
+from sparrow.deploy.cli.samples import Preprocessing, bundle_inputs, read_samples
 from sparrow.kernels.errors import SparrowError
 
 log = logging.getLogger("sparrow")
@@ -63,3 +64,25 @@ def verification_inputs(
     images, labels = loaded.split("test")
     count = len(labels) if count is None else min(count, len(labels))
     return VerificationInputs(loaded.normalize(images[:count]), labels[:count], f"test images of {data}")
+
+
+def own_inputs(bundle: Bundle, source: Path, preprocessing: Preprocessing, count: int | None) -> VerificationInputs:
+    """Read a user's own images or arrays for a bundle of one input.
+
+    Args:
+        bundle: The bundle.
+        source: What ``read_samples`` takes.
+        preprocessing: How images become numbers.
+        count: Number of samples at most, None for all.
+
+    Raises:
+        SparrowError: There are none, or they do not fit the network.
+    """
+    tensors = bundle_inputs(bundle)
+    if len(tensors) != 1 or tensors[0].dtype != "float32":
+        raise SparrowError(f"the network has {len(tensors)} inputs, {tensors[0].name} is {tensors[0].dtype}",
+                           expected="one float32 input, to be verified")  # fmt: skip
+    shape = tensors[0].shape[1:] if tensors[0].shape[0] == 1 else tensors[0].shape
+    samples = read_samples(source, tensors, preprocessing, count)
+    images = np.stack([sample[tensors[0].name].reshape(shape) for sample in samples])
+    return VerificationInputs(images, None, f"samples of {source}")

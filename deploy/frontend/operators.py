@@ -3,6 +3,7 @@
 Each rule keeps the values. What has no such form is refused later, all of it at once (``importing.py``).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper
 
 from sparrow.deploy.frontend.graph import Array, Chain, GraphView, Rule, attributes_of, operator_key
 from sparrow.deploy.frontend.read import opset_of
-from sparrow.deploy.frontend.shapes import infer_shapes
+from sparrow.deploy.frontend.shapes import LARGEST_TENSOR, infer_shapes
 
 _MICROSOFT = "com.microsoft::"
 
@@ -23,6 +24,7 @@ _BY_DEFINITION = ("Attention", "CenterCropPad", "Celu", "MeanVarianceNormalizati
 # A selection of k is written out as k steps, a running sum as a product with a square matrix.
 _LARGEST_SELECTION = 128
 _LONGEST_SUM = 4096
+_LARGEST_TABLE = 4096  # rows, and columns, of a table that stands for an operator
 _AXES_INPUT_SINCE = 18  # ReduceMax and its kin take axes as an operand from this version on
 
 
@@ -128,6 +130,8 @@ def _constant_pad(view: GraphView, node: onnx.NodeProto) -> list[onnx.NodeProto]
     chain, source, sizes = Chain(view, node), node.input[0], list(shape)
     for index, axis in enumerate(axis % len(shape) for axis in axes):
         before, after = pads[index], pads[index + len(axes)]
+        if max(before, after) > LARGEST_TENSOR // max(1, math.prod(sizes[:axis] + sizes[axis + 1 :])):
+            return None
         if before < 0 or after < 0:
             start, end = max(-before, 0), sizes[axis] - max(-after, 0)
             source = slice_(chain, source, axis, start, end)
@@ -253,6 +257,8 @@ def _one_hot(view: GraphView, node: onnx.NodeProto) -> list[onnx.NodeProto] | No
     if depth is None or values is None or shape is None:
         return None
     count = int(depth.reshape(()))
+    if not 0 < count <= _LARGEST_TABLE:
+        return None
     table = np.where(np.eye(count, dtype=bool), values[1], values[0]).astype(values.dtype)
     chain = Chain(view, node)
     index = chain.add("Cast", [node.input[0]], to=TensorProto.INT64)

@@ -96,6 +96,9 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
     wrong = []
     for name, size in needed.items():
         file = path.parent / name
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            wrong.append(f"{name} lies outside the model's folder")
+            continue
         found = file.stat().st_size if file.is_file() else None
         if found is None:
             wrong.append(f"{name} is missing")

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,9 @@ from sparrow.deploy.frontend.network import TensorInfo
 from sparrow.kernels.errors import SparrowError, near_names
 
 log = logging.getLogger("sparrow")
+
+# Elements. A file of a few bytes can ask for any number: what is computed while compiling has to fit into memory.
+LARGEST_TENSOR = 1 << 28
 
 # What the C interface of a bundle carries.
 INTERFACE_TYPES = ("float32", "int8", "uint8", "int32", "int64", "bool")
@@ -146,10 +150,10 @@ def infer_shapes(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelP
         strict: Whether shapes that contradict each other are an error.
 
     Raises:
-        SparrowError: Shapes contradict each other.
+        SparrowError: Shapes contradict each other, or a tensor is larger than ``LARGEST_TENSOR``.
     """
     try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise SparrowError(
@@ -157,6 +161,16 @@ def infer_shapes(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelP
             expected="a model whose shapes can be inferred from its inputs",
             next_step="check --input-shape, or export the model again",
         ) from error
+    graph = inferred.graph
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        sizes = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        if math.prod(max(size, 1) for size in sizes) > LARGEST_TENSOR:
+            raise SparrowError(
+                f"tensor {value.name} has the shape {sizes}",
+                expected=f"at most {LARGEST_TENSOR:,} elements, far more than a phone holds",
+                next_step="check --input-shape, and the sizes in the model",
+            )
+    return inferred
 
 
 def interface(values: list[onnx.ValueInfoProto], kind: str) -> tuple[TensorInfo, ...]:
@@ -177,7 +191,7 @@ def interface(values: list[onnx.ValueInfoProto], kind: str) -> tuple[TensorInfo,
         name = TensorProto.DataType.Name(tensor.elem_type)
         if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
             wrong.append(f"{kind} {value.name} has no static shape")
-        elif 0 in shape:
+        elif min(shape, default=1) < 1:
             wrong.append(f"{kind} {value.name} is empty: {list(shape)}")
         elif tensor.elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
             wrong.append(f"{kind} {value.name} is of type {name}")

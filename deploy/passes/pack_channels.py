@@ -39,6 +39,8 @@ ELEMENTWISE = {
     "relax.exp",
     "relax.sqrt",
 }
+# Element type -> its token in the names of kernels/csrc/spw.h.
+MAX_POOLS = {"int8": "qa8", "float16": "f16", "float32": "f32"}
 BINARY = {"relax.add", "relax.subtract", "relax.multiply", "relax.divide", "relax.maximum", "relax.minimum"}
 
 
@@ -114,13 +116,16 @@ class _PackChannels(MainRewriter):
         left, right = call.args
         if self._is_packed(left) and _is_scalar(right):
             return self.call_with(call, [self.packed[left], right])
-        # Padding channels come out of an operator as zeros: 0 / 0 makes a NaN, which times a zero weight stays one.
-        shape = static_shape(left)
-        if call.op.name == "relax.divide" and (len(shape) < 2 or shape[1] % CHANNEL_PACK):
+        if not self._is_packed(left, right):
             return None
-        if self._is_packed(left, right) and static_shape(left) == static_shape(right):
-            return self.call_with(call, [self.packed[left], self.packed[right]])
-        return None
+        shapes = static_shape(left), static_shape(right)
+        # A gate of one value for each channel, as squeeze and excitation multiplies by, is broadcast over the image.
+        if shapes[0] != shapes[1] and not (len(shapes[0]) == len(shapes[1]) == 4 and shapes[0][:2] == shapes[1][:2]):
+            return None
+        # Padding channels come out of an operator as zeros: 0 / 0 makes a NaN, which times a zero weight stays one.
+        if call.op.name == "relax.divide" and shapes[0][1] % CHANNEL_PACK:
+            return None
+        return self.call_with(call, [self.packed[left], self.packed[right]])
 
     def _spatial_mean(self, var: relax.Var, call: tvm.ir.Call) -> tvm.ir.Call | None:
         axes = sorted(int(axis) % 4 for axis in call.attrs.axis or [])
@@ -158,17 +163,18 @@ class _PackChannels(MainRewriter):
         if self._is_packed(source) or not is_image or grid is None or var not in self.wanted:
             return self._elementwise(var, call)
         numbers = [*shape[:2], shape[2] * shape[3], grid.scale, grid.zero_point]
-        return _call("spw_quantize_qa8_f32_run", self.renew(source), numbers, packed_shape(shape))
+        return _call("spw_quantize_qa8_f32_run", self.renew(source), numbers, packed_shape(shape), "int8")
 
     def _max_pool(self, var: relax.Var, call: tvm.ir.Call) -> tvm.ir.Call | None:
         attributes, source = call.attrs, call.args[0]
         plain = attributes.layout == "NCHW" and all(int(step) == 1 for step in attributes.dilation)
-        if not self._is_packed(source) or dtype_of(source) != "int8" or not plain:
+        dtype = dtype_of(source)
+        if not self._is_packed(source) or dtype not in MAX_POOLS or not plain:
             return self._pool(var, call)
         shape, target = packed_shape(static_shape(source)), packed_shape(static_shape(var))
         window = [*attributes.pool_size, *attributes.strides, *list(attributes.padding)[:2]]
         numbers = [shape[0] * shape[1], *shape[2:4], *target[2:4], *map(int, window)]
-        return _call("spw_max_pool_qa8_run", self.packed[source], numbers, target)
+        return _call(f"spw_max_pool_{MAX_POOLS[dtype]}_run", self.packed[source], numbers, target, dtype)
 
     def _pool(self, var: relax.Var, call: tvm.ir.Call) -> tvm.ir.Call | None:
         if not self._is_packed(call.args[0]) or call.attrs.layout != "NCHW":
@@ -194,10 +200,12 @@ def _is_layer(expression: tvm.ir.Expr) -> bool:
     )
 
 
-def _call(function: str, source: tvm.ir.Expr, numbers: Sequence[float], shape: tuple[int, ...]) -> tvm.ir.Call:
-    """Call a function of kernels/csrc/spw.h that has no weights: (input, numbers, output, context), int8 output."""
+def _call(
+    function: str, source: tvm.ir.Expr, numbers: Sequence[float], shape: tuple[int, ...], dtype: str
+) -> tvm.ir.Call:
+    """Call a function of kernels/csrc/spw.h that has no weights: (input, numbers, output, context)."""
     operands = relax.Tuple([source, *map(relax.prim_value, numbers)])
-    return relax.call_dps_packed(function, operands, relax.TensorType(shape, "int8"))
+    return relax.call_dps_packed(function, operands, relax.TensorType(shape, dtype))
 
 
 def _is_scalar(expression: tvm.ir.Expr) -> bool:

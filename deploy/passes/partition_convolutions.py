@@ -3,6 +3,7 @@
     [dequantize ->] conv2d or matmul [-> multiply, add by channel] [-> add residual] [-> relu or clip] [-> quantize]
 
 becomes one call of ``sparrow.conv2d.<index>`` on plain NCHW tensors, and a ``ConvLayer`` that says what it computes.
+A layer in half precision has a cast before each operand and one after it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from sparrow.deploy.passes.relax_rewriter import (
 )
 from sparrow.deploy.passes.sink_dequantize import scalar_grid
 from sparrow.deploy.sparsity_cost import relative_cost
+from sparrow.deploy.winograd_cost import relative_winograd_cost
 from sparrow.kernels.formats import BlockPattern, ConvWeights, WeightFormat
 
 Array = NDArray[Any]
@@ -32,6 +34,7 @@ Array = NDArray[Any]
 ANCHORS = ("relax.nn.conv2d", "relax.matmul")
 UNBOUNDED = (-np.inf, np.inf)
 LARGEST_CODEBOOK = 16
+HALF = np.finfo(np.float16)
 
 
 @dataclass
@@ -65,23 +68,25 @@ class Partition:
     layers: list[ConvLayer] = field(default_factory=list)
 
 
-def partition_convolutions(module: tvm.IRModule, names: Sequence[str] = ()) -> Partition:
+def partition_convolutions(module: tvm.IRModule, names: Sequence[str] = (), *, half: bool = False) -> Partition:
     """Apply the pass to ``main``.
 
     Args:
         module: Imported network, dequantize already sunk below data movement.
         names: Names for people of its convolutions and matrix products, in order; ignored unless there is one for each.
+        half: Whether layers with float inputs compute in half precision where their weights allow it.
 
     Returns:
         The rewritten module and its layers. What the pass cannot take stays as it is, for TVM to lower.
     """
-    rewriter = _Partition(module, names)
+    rewriter = _Partition(module, names, half)
     return Partition(rewriter.run(), rewriter.layers)
 
 
 class _Partition(MainRewriter):
-    def __init__(self, module: tvm.IRModule, names: Sequence[str]) -> None:
+    def __init__(self, module: tvm.IRModule, names: Sequence[str], half: bool) -> None:
         super().__init__(module)
+        self.half = half
         anchors = [binding.var for binding in self.bindings if operator_name(binding.value) in ANCHORS]
         self.names = dict(zip(anchors, names, strict=True)) if len(anchors) == len(names) else {}
         self.layers: list[ConvLayer] = []
@@ -236,10 +241,14 @@ class _Partition(MainRewriter):
             values = values[:, :, None, None]
         values, geometry = _regroup(values, geometry)
         output_scale = group.output_grid.scale if group.output_grid else 1.0
+        winograd = False
         if source:
             weights, reason = _integer_weights(values, weight_scale, geometry, source[1], group, output_scale)
+            cost = relative_winograd_cost(weights, geometry)
+            if winograd := cost < 1:
+                reason += f"; without dotprod by Winograd's F(4x4, 3x3), predicted at {cost:.2f} of the direct cost"
         else:
-            weights, reason = _float_weights(values, weight_scale, geometry, group)
+            weights, reason = _float_weights(values, weight_scale, geometry, group, self.half)
         index = len(self.layers)
         self.layers.append(
             ConvLayer(
@@ -253,12 +262,18 @@ class _Partition(MainRewriter):
                 has_residual=group.residual is not None,
                 activation=group.activation,
                 reason=reason,
+                winograd=winograd,
             )
         )
         layer = self.layers[-1]
-        output_type = relax.TensorType(static_shape(var), dtype_of(var))
-        arguments = relax.Tuple([self.renew(operand) for operand in operands])
-        return self.emit(relax.call_dps_packed(layer.extern, arguments, output_type), var.name)
+        renewed = [self.renew(operand) for operand in operands]
+        if weights.format is not WeightFormat.F16:
+            output_type = relax.TensorType(static_shape(var), dtype_of(var))
+            return self.emit(relax.call_dps_packed(layer.extern, relax.Tuple(renewed), output_type), var.name)
+        arguments = relax.Tuple([self.emit(relax.op.astype(operand, "float16")) for operand in renewed])
+        output_type = relax.TensorType(static_shape(var), "float16")
+        output = self.emit(relax.call_dps_packed(layer.extern, arguments, output_type))
+        return self.emit(relax.op.astype(output, "float32"), var.name)
 
 
 def _operands(expression: tvm.ir.Expr) -> Iterator[relax.Var]:
@@ -387,7 +402,7 @@ def _codebook_format(codebook: Array | None) -> WeightFormat:
 
 
 def _float_weights(
-    values: Array, weight_scale: Array | None, geometry: Geometry, group: FusedGroup
+    values: Array, weight_scale: Array | None, geometry: Geometry, group: FusedGroup, half: bool
 ) -> tuple[ConvWeights, str]:
     factor = group.factor if weight_scale is None else group.factor * weight_scale
     channels = values.shape[0]
@@ -400,7 +415,34 @@ def _float_weights(
         bias=group.offset.astype(np.float32),
         groups=geometry.groups,
     )
-    return weights, "float input"
+    reason = "float input"
+    if half and (obstacle := outside_half(weights)):
+        reason = f"float input; float32 for {obstacle}"
+    elif half:
+        weights = replace(weights, format=WeightFormat.F16, values=weights.values.astype(np.float16))
+    if geometry.suits_winograd(weights.format.bits // 8):
+        reason = f"{reason}; by Winograd's F(4x4, 3x3), a quarter of the products"
+    return weights, reason
+
+
+def outside_half(weights: ConvWeights) -> str:
+    """Say what keeps float32 weights from half precision; an empty string if nothing does.
+
+    Normal halves are within 2^-11 of what they round. A channel's weights as a whole are further off only if those that
+    matter in it are too small for a normal half.
+    """
+    with np.errstate(over="ignore"):
+        halves = weights.values.astype(np.float16)
+    for name, values in (("weight", weights.values), ("bias", weights.bias)):
+        if (largest := float(np.abs(values).max())) > float(HALF.max):
+            return f"a {name} of {largest:.3g}: half precision ends at {float(HALF.max):g}"
+    exact = weights.values.astype(np.float64).reshape(len(halves), -1)
+    lost = np.linalg.norm(halves.reshape(exact.shape) - exact, axis=1)
+    norm = np.linalg.norm(exact, axis=1)
+    if np.any(bad := lost > norm * float(HALF.eps) / 2):
+        size = norm[bad].min() / exact.shape[1] ** 0.5
+        return f"a channel's weights of about {size:.3g}: half precision loses their digits"
+    return ""
 
 
 def find_codebook(values: Array) -> tuple[Array, Array, float] | None:

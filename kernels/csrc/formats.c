@@ -23,8 +23,7 @@ static uint32_t checksum(const struct spw_weights_header *header) {
 }
 
 static int outside(const struct spw_weights_header *header, uint32_t offset, size_t bytes) {
-  return offset % 64 || offset < sizeof *header || offset > header->total_bytes ||
-         header->total_bytes - offset < bytes;
+  return offset % 64 || offset < sizeof *header || offset > header->total_bytes || header->total_bytes - offset < bytes;
 }
 
 // Whether the lists of a sparse panel's blocks stay within the section and the window. `bytes` are left for them.
@@ -59,16 +58,17 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
       (header->format == SPW_FORMAT_F16) != (operator->type == SPW_CONV2D_F16))
     return "packed weights are of another type than the operator";
   if (header->out_channels != (uint32_t)operator->out_channels ||
-      header->in_channels != (uint32_t)operator->in_channels ||
-      header->kernel_height != operator->kernel_height || header->kernel_width != operator->kernel_width ||
-      header->groups != (uint32_t)operator->groups || header->groups == 0)
+      header->in_channels != (uint32_t)operator->in_channels || header->kernel_height != operator->kernel_height ||
+      header->kernel_width != operator->kernel_width || header->groups != (uint32_t)operator->groups ||
+      header->groups == 0)
     return "packed weights have another shape than the operator";
   const int depthwise = header->groups > 1 && header->groups == header->in_channels;
   if (depthwise ? header->out_channels != header->groups
-                : header->groups > 1 && (header->in_channels % (4 * header->groups) ||
-                                         header->out_channels % (4 * header->groups)))
+                : header->groups > 1 &&
+                      (header->in_channels % (4 * header->groups) || header->out_channels % (4 * header->groups)))
     return "channels of a group are no multiple of 4";
-  const int is_float = header->format == SPW_FORMAT_F32 || header->format == SPW_FORMAT_F16, sparse = header->pattern == SPW_PATTERN_4X4;
+  const int is_float = header->format == SPW_FORMAT_F32 || header->format == SPW_FORMAT_F16,
+            sparse = header->pattern == SPW_PATTERN_4X4;
   if (sparse && (depthwise || is_float)) return "packed weights of this kind cannot be sparse";
   if (header->panel_channels != (is_float && !depthwise ? SPW_F32_PANEL_CHANNELS : SPW_CHANNEL_PACK))
     return "packed weights have another panel width";
@@ -78,8 +78,8 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
   const size_t channel_bytes = ((size_t)header->out_channels + 3) / 4 * 16;
   const size_t area = (size_t)header->kernel_height * header->kernel_width;
   const size_t taps = depthwise ? area : (header->in_channels / header->groups + 3) / 4 * area;
-  const size_t packs = depthwise ? (header->out_channels + 3) / 4
-                                 : header->groups * ((header->out_channels / header->groups + 3) / 4);
+  const size_t packs =
+      depthwise ? (header->out_channels + 3) / 4 : header->groups * ((header->out_channels / header->groups + 3) / 4);
   const enum spw_weight_format format = (enum spw_weight_format)header->format;
   size_t blocks = packs * taps;
   if (sparse) {
@@ -91,8 +91,7 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
     return "packed weights have a list of blocks and are dense";
   }
   const size_t values = depthwise ? packs * spw_panel_bytes(format, 4 * taps) : spw_panel_bytes(format, 16 * blocks);
-  if (header->values_bytes != values ||
-      outside(header, header->codebook_offset, SPW_CODEBOOK_ENTRIES) ||
+  if (header->values_bytes != values || outside(header, header->codebook_offset, SPW_CODEBOOK_ENTRIES) ||
       outside(header, header->values_offset, header->values_bytes) ||
       outside(header, header->initial_offset, channel_bytes) || outside(header, header->scale_offset, channel_bytes) ||
       outside(header, header->bias_offset, channel_bytes))

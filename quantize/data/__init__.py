@@ -4,6 +4,7 @@
 * ``load_data``: a data set by name, from a given place, from where it was last found, or from the internet.
 * ``ImageData``, ``Augmentation``: what every reader returns.
 * ``batches``, ``training_batches``, ``steps_per_epoch``: normalized batches in a reproducible order.
+* ``prefetched``: makes the next one while the last is used.
 
 Nothing here imports torch, and scikit-learn and Pillow are imported by the readers that need them, so that the
 names are known at once.
@@ -13,7 +14,7 @@ import importlib
 from pathlib import Path
 
 from sparrow.kernels.errors import SparrowError, near_names
-from sparrow.quantize.data.batching import batches, steps_per_epoch, training_batches
+from sparrow.quantize.data.batching import batches, prefetched, steps_per_epoch, training_batches
 from sparrow.quantize.data.images import Augmentation, ImageData, Images
 from sparrow.quantize.data.locations import download, remember, remembered
 
@@ -24,6 +25,7 @@ __all__ = [
     "Images",
     "batches",
     "load_data",
+    "prefetched",
     "steps_per_epoch",
     "training_batches",
 ]

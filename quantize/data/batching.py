@@ -4,12 +4,16 @@ A training that is resumed in the middle of an epoch therefore sees what it woul
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sparrow.quantize.data.images import Augmentation, ImageData, Split
+
+T = TypeVar("T")
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -68,9 +72,7 @@ def training_batches(
         yield data.normalize(augment(images[chosen], data.augmentation, generator)), labels[chosen]
 
 
-def augment(
-    images: NDArray[np.uint8], augmentation: Augmentation, generator: np.random.Generator
-) -> NDArray[np.uint8]:
+def augment(images: NDArray[np.uint8], augmentation: Augmentation, generator: np.random.Generator) -> NDArray[np.uint8]:
     """Crop and mirror each image of a batch at random.
 
     Args:
@@ -92,3 +94,12 @@ def augment(
         mirrored = generator.integers(0, 2, count).astype(bool)
         images = np.where(mirrored[:, None, None, None], images[..., ::-1], images)
     return images
+
+
+def prefetched(items: Iterator[T]) -> Iterator[T]:
+    """Yield items in order, the next one being made by a thread meanwhile: decoding and augmentation cost no step."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = pool.submit(next, items, None)
+        while (item := waiting.result()) is not None:
+            waiting = pool.submit(next, items, None)
+            yield item

@@ -21,6 +21,8 @@ from sparrow.deploy.bundle import MODEL, RUNNER, Bundle, load_bundle, write_mani
 from sparrow.deploy.toolchain import find_toolchain
 from sparrow.kernels.errors import SparrowError
 
+from .manifests import layer
+
 SHAPE = (1, 1, 2, 3)
 NUMBERS = 6
 
@@ -115,9 +117,9 @@ def make_bundle(tmp_path: Path, runner: Path) -> MakeBundle:
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / MODEL)
         tensors = {"inputs": [{"name": "image", "shape": list(SHAPE), "dtype": "float32"}],
                    "outputs": [{"name": "y", "shape": [1, NUMBERS], "dtype": "float32"}]}  # fmt: skip
-        layers = [{"name": "layer", "activations": activations, "kernel": "spw_double"}]
+        layers = [layer("layer", activations=activations)]
         write_manifest(folder, {"name": "double", "target": "cortex-a53", "layers": layers, "weights_bytes": 24,
-                                "arena_bytes": 48, "steps": ["layer", "add"], **tensors})  # fmt: skip
+                                "arena_bytes": 48, "metadata": {}, "steps": ["layer", "add"], **tensors})  # fmt: skip
         return folder
 
     return make
@@ -171,6 +173,18 @@ def test_float_bound_is_relative_to_the_largest_output(make_bundle: MakeBundle) 
     for difference, ok in ((0.09, True), (0.11, False)):
         moved = reference + np.float32([difference, 0])
         assert harness.compare(bundle, reference, moved, None, environment).ok is ok
+
+
+def test_bound_of_half_precision_grows_with_the_root_of_its_layers(make_bundle: MakeBundle) -> None:
+    bundle = load_bundle(make_bundle(activations="float16"))
+    bundle.manifest["layers"] *= 4
+    reference = np.array([[0.0, 100.0]], np.float32)
+    environment = results.Environment("", "", "", "", "")
+    bound = 100 * harness.HALF_LAYER_ERROR * 2
+    for difference, ok in ((0.9 * bound, True), (1.1 * bound, False)):
+        moved = reference + np.float32([difference, 0])
+        result = harness.compare(bundle, reference, moved, None, environment)
+        assert result.ok is ok and not result.integer and "half precision, of which there are 4" in result.bound
 
 
 @pytest.mark.qemu

@@ -18,6 +18,8 @@ from sparrow.deploy.bundle import RUNNER, write_manifest
 from sparrow.deploy.toolchain import find_toolchain
 from sparrow.kernels.errors import SparrowError
 
+from .manifests import layer
+
 no_llvm = shutil.which(blocks.MCA) is None
 pytestmark = [pytest.mark.qemu, pytest.mark.skipif(no_llvm, reason=f"{blocks.MCA} is missing: apt-get install llvm-19")]
 
@@ -60,9 +62,10 @@ def make_bundle(tmp_path: Path, runner: Path) -> Callable[..., Path]:
         folder.mkdir()
         shutil.copy(runner, folder)
         tensor = {"name": "image", "shape": [1, 6], "dtype": dtype}
-        layers = [{"name": "wide", "multiply_accumulates": 1000}]
+        layers = [layer("wide", multiply_accumulates=1000)]
         write_manifest(folder, {"name": "chains", "target": "cortex-a53", "steps": list(steps), "layers": layers,
-                                  "inputs": [tensor], "outputs": [tensor]})  # fmt: skip
+                                "inputs": [tensor], "outputs": [tensor], "metadata": {}, "weights_bytes": 0,
+                                "arena_bytes": 0})  # fmt: skip
         return folder
 
     return make

@@ -4,8 +4,8 @@
 //
 // CASES is written by kernel_cases.py: a count, then for each case a struct case_header and the bytes that it announces,
 // each part padded to 64. The scalar twins have to give the expected output (to the bit for integers), the vector
-// kernels the scalar output to the bit. Every buffer ends where an unmapped page begins and starts behind guard bytes,
-// so that no kernel reads or writes past its end unseen.
+// kernels the output of their twins to the bit; those of halves have twins with fp16 and without. Every buffer ends where
+// an unmapped page begins and starts behind guard bytes, so that no kernel reads or writes past its end unseen.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@
 struct case_header {
   char name[96];
   struct spw_conv2d operator;
-  float tolerance;                    // of float outputs, relative to 1 + |expected|
+  float tolerance;  // of float outputs, relative to 1 + |expected|
   uint32_t weights_bytes, input_bytes, residual_bytes, output_bytes;
 };
 
@@ -77,11 +77,11 @@ static float float_at(const unsigned char *values, size_t index, int is_half) {
 static int differs(const struct case_header *header, const unsigned char *got, const unsigned char *expected,
                    uint32_t instruction_sets, size_t *element) {
   const int is_float = header->operator.type != SPW_CONV2D_QA8 || header->operator.float_output;
-  const int is_half = header->operator.type == SPW_CONV2D_F16 && !header->operator.float_output;
+  const int is_half = header->operator.type == SPW_CONV2D_F16;
   const size_t size = is_half ? sizeof(_Float16) : is_float ? sizeof(float) : 1;
   for (size_t index = 0; index < header->output_bytes / size; ++index) {
     *element = index;
-    if (is_float && instruction_sets == 0) {
+    if (is_float && !(instruction_sets & SPW_ISA_NEON)) {
       const float left = float_at(got, index, is_half), right = float_at(expected, index, is_half);
       if (!(left == right || fabsf(left - right) <= header->tolerance * (1 + fabsf(right)))) return 1;
     } else if (memcmp(got + size * index, expected + size * index, size)) {
@@ -98,16 +98,17 @@ static int run_once(const struct case_header *header, const struct buffer *weigh
   struct buffer workspace = make_buffer(workspace_bytes * (size_t)threads, NULL);
   struct buffer output = make_buffer(header->output_bytes, NULL);
   struct spw_context context = {instruction_sets, threads, workspace.data, workspace_bytes, run_in_turn};
-  spw_conv2d_run(&header->operator, weights->data, input->data, residual ? residual->data : NULL, output.data, &context);
+  spw_conv2d_run(&header->operator, weights->data, input->data, residual ? residual->data : NULL, output.data,
+                 &context);
   size_t element = 0;
-  const char *problem = !guard_is_whole(&output)                                             ? "wrote before the output"
-                        : !guard_is_whole(&workspace)                                        ? "wrote before the workspace"
+  const char *problem = !guard_is_whole(&output)      ? "wrote before the output"
+                        : !guard_is_whole(&workspace) ? "wrote before the workspace"
                         : differs(header, output.data, expected, instruction_sets, &element) ? "differs"
                                                                                              : NULL;
   if (problem)
     printf("FAIL %s, instruction sets %u, %d threads: %s at element %zu\n", header->name, instruction_sets, threads,
            problem, element);
-  else if (instruction_sets == 0) memcpy(expected, output.data, header->output_bytes);
+  else if (!(instruction_sets & SPW_ISA_NEON)) memcpy(expected, output.data, header->output_bytes);
   release(&workspace);
   release(&output);
   return problem != NULL;
@@ -120,21 +121,24 @@ static int run_case(const struct case_header *header, const unsigned char *parts
   parts += padded(header->input_bytes);
   struct buffer residual = make_buffer(header->residual_bytes, parts);
   parts += padded(header->residual_bytes);
-  struct buffer expected = make_buffer(header->output_bytes, parts);
+  struct buffer expected[2] = {make_buffer(header->output_bytes, parts), make_buffer(header->output_bytes, parts)};
   const uint32_t available = available_instruction_sets();
   int failed = 0;
   const char *problem = spw_weights_check(&header->operator, weights.data, weights.bytes);
   if (problem) failed = printf("FAIL %s: %s\n", header->name, problem);
-  for (uint32_t sets = 0; sets <= available && !failed; ++sets) {
-    // Each choice of instruction sets that a processor of this kind can have: NEON whenever there is any.
-    if ((sets & ~available) || (sets && !(sets & SPW_ISA_NEON))) continue;
+  for (uint32_t sets = 0; sets <= (available | SPW_ISA_FP16) && !failed; ++sets) {
+    // The scalar twins, and each choice of instruction sets that a processor of this kind can have: NEON with any.
+    const int twins = sets == 0 || sets == SPW_ISA_FP16;
+    if (!twins && ((sets & ~available) || !(sets & SPW_ISA_NEON))) continue;
     for (int threads = 1; threads <= MAX_THREADS && !failed; threads += MAX_THREADS - 1)
-      failed = run_once(header, &weights, &input, header->residual_bytes ? &residual : NULL, expected.data, sets, threads);
+      failed = run_once(header, &weights, &input, header->residual_bytes ? &residual : NULL,
+                        expected[(sets & SPW_ISA_FP16) != 0].data, sets, threads);
   }
   release(&weights);
   release(&input);
   release(&residual);
-  release(&expected);
+  release(&expected[0]);
+  release(&expected[1]);
   return failed != 0;
 }
 

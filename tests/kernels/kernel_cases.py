@@ -4,7 +4,7 @@ import itertools
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +78,12 @@ def winograd_shapes() -> list[Shape]:
     ]
     return [
         *shapes,
+        Shape((20, 32), (8, 8), (3, 3), pad=(1, 1, 1, 1)),  # 4 tiles: two panels of halves at a time
         Shape((16, 16), (10, 10), (3, 3)),
         Shape((16, 16), (9, 11), (3, 3), pad=(2, 0, 1, 3)),
         Shape((16, 24), (8, 12), (3, 3), pad=(1, 1, 1, 1), batch=2),
         Shape((64, 16), (28, 28), (3, 3), pad=(1, 1, 1, 1)),  # more than one band
+        Shape((132, 4), (28, 28), (3, 3), pad=(1, 1, 1, 1)),  # of integers too
     ]
 
 
@@ -182,15 +184,17 @@ def make_weights(
 def cases(seed: int) -> Iterator[tuple[str, Conv2dOperator, ConvWeights, bool]]:
     """Name, operator, weights and whether there is a residual."""
     rng = np.random.default_rng(seed)
-    shapes = [*dense_shapes(), *winograd_shapes(), *depthwise_shapes()]
+    by_winograd = winograd_shapes()
+    shapes = [*dense_shapes(), *by_winograd, *depthwise_shapes()]
     types = {WeightFormat.F32: F32, WeightFormat.F16: F16}
     for index, shape in enumerate(shapes):
         formats = {INTEGER_FORMATS[index % 3], INTEGER_FORMATS[(index + 1) % 3]} if index % 2 else {WeightFormat.QS8C}
         for format in [*sorted(formats), WeightFormat.F32, WeightFormat.F16]:
             integer = not format.is_float
-            float_output = format is not WeightFormat.F32 and rng.random() < 0.25
+            float_output = integer and rng.random() < 0.25
             residual = rng.random() < 0.4
             operator = make_operator(shape, types.get(format, QA8), float_output=float_output, rng=rng)
+            operator = replace(operator, winograd=int(integer and (shape in by_winograd or rng.random() < 0.5)))
             name = f"{format.value} {shape.channels} {shape.image} {shape.kernel} {shape.stride} {shape.pad}"
             yield f"{name} g{shape.groups}"[:95], operator, make_weights(operator, format, rng), residual
             if integer and shape.groups < max(2, shape.channels[0]):

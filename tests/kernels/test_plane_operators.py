@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from sparrow.kernels.build import INCLUDE_DIR
 from sparrow.kernels.formats import pack_activation
 
-SOURCES = [INCLUDE_DIR / "pool" / "max_pool.c", INCLUDE_DIR / "elementwise" / "quantize.c"]
+SOURCES = [*INCLUDE_DIR.glob("pool/*.c"), INCLUDE_DIR / "elementwise" / "quantize.c"]
 GUARD = 64
 
 TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -73,22 +73,29 @@ POOLS = [
 ]
 
 
+@pytest.mark.parametrize("token", ["qa8", "f16", "f32"])
 @pytest.mark.parametrize(("height", "width", "kernel", "stride", "pad"), POOLS)
 def test_max_pool(
     library: ctypes.CDLL,
+    token: str,
     height: int,
     width: int,
     kernel: tuple[int, int],
     stride: tuple[int, int],
     pad: tuple[int, ...],
 ) -> None:
-    image = np.random.default_rng(height * width).integers(-128, 128, (2, height, width, 4)).astype(np.int8)
-    padded = np.pad(image, ((0, 0), (pad[0], pad[2]), (pad[1], pad[3]), (0, 0)), constant_values=-128)
+    dtype = {"qa8": np.int8, "f16": np.float16, "f32": np.float32}[token]
+    lowest = -128 if token == "qa8" else -np.inf
+    image = np.random.default_rng(height * width).integers(-128, 128, (2, height, width, 4)).astype(dtype)
+    if token != "qa8":
+        image *= dtype(0.37)
+        image[0, 0, 0] = -np.inf
+    padded = np.pad(image, ((0, 0), (pad[0], pad[2]), (pad[1], pad[3]), (0, 0)), constant_values=lowest)
     expected = sliding_window_view(padded, kernel, (1, 2)).max(axis=(4, 5))[:, :: stride[0], :: stride[1]]
-    out, address = guarded(expected.size)
+    out, address = guarded(expected.nbytes)
     numbers = (2, height, width, *expected.shape[1:3], *kernel, *stride, *pad[:2])
-    library.spw_max_pool_qa8_run(image.tobytes(), *numbers, address, CONTEXT)
-    np.testing.assert_array_equal(content(out).reshape(expected.shape), expected)
+    library[f"spw_max_pool_{token}_run"](image.tobytes(), *numbers, address, CONTEXT)
+    np.testing.assert_array_equal(content(out).view(dtype).reshape(expected.shape), expected)
 
 
 def quantize(library: ctypes.CDLL, image: np.ndarray, scale: np.float32, zero_point: int) -> np.ndarray:

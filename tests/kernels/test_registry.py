@@ -22,7 +22,7 @@ by_symbol = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel
 def test_names_follow_the_grammar(kernel: MicroKernel) -> None:
     assert NAME.fullmatch(kernel.name)
     has_tile = kernel.channels > 1
-    assert has_tile == (kernel.isa != "scalar" and kernel.role not in ("CB4T", "CB2T"))
+    assert has_tile == (kernel.isa in GUARDS and kernel.role not in ("CB4T", "CB2T"))
 
 
 @by_symbol
@@ -30,7 +30,7 @@ def test_its_file_defines_it_and_refuses_other_processors(kernel: MicroKernel) -
     text = kernel.path.read_text()
     assert f"\nvoid {kernel.symbol}(" in text
     assert len(text.splitlines()) <= 250
-    if kernel.isa != "scalar":
+    if kernel.isa in GUARDS:
         for header in re.findall(r'^#include "(\w+_neon\.h)"$', text, re.MULTILINE):
             text += (INCLUDE_DIR / "conv" / header).read_text()
         assert re.search(rf"#ifndef {GUARDS[kernel.isa]}\n#error", text)
@@ -38,7 +38,8 @@ def test_its_file_defines_it_and_refuses_other_processors(kernel: MicroKernel) -
 
 @by_symbol
 def test_every_kernel_has_a_scalar_twin(kernel: MicroKernel) -> None:
-    twins = [twin for twin in KERNELS if twin.role == kernel.role and twin.isa == "scalar"]
+    isa = "scalar_fp16" if kernel.isa.endswith("fp16") else "scalar"
+    twins = [twin for twin in KERNELS if twin.role == kernel.role and twin.isa == isa]
     assert len(twins) == 1
     assert kernel.name.startswith(twins[0].name)
 
@@ -68,10 +69,13 @@ def test_sources_name_their_instruction_set() -> None:
     assert isa["conv2d.c"] == "neon"
     assert isa["spw_conv_qa8t_qs8c_16x4__neon_dotprod.c"] == "neon_dotprod"
     assert not any("runtime" in str(source.path) for source in kernel_sources())
-    assert {source.isa for source in native_sources()} == {"neon", "scalar"}
+    assert {source.isa for source in native_sources()} == {"neon", "scalar", "scalar_fp16"}
 
 
-@pytest.mark.parametrize("header", ["spw.h", "formats.h", "conv/kernel.h", "conv/winograd.h", "conv/epilogue_scalar.h"])
+@pytest.mark.parametrize(
+    "header",
+    ["spw.h", "formats.h", "conv/kernel.h", "conv/winograd.h", "conv/winograd_qa8.h", "conv/epilogue_scalar.h"],
+)
 def test_headers_compile_alone(header: str) -> None:
     compiler = shutil.which("cc")
     if compiler is None:

@@ -251,7 +251,7 @@ def shortcut_of_zeros(m, x):
         (lambda m, x: m.conv2(m.relu(m.bn(m.conv(x)))), ["x", "relu"]),
         (lambda m, x: m.conv2(m.bn(m.conv(x))), ["x", "bn"]),
         (lambda m, x: m.conv2(F.relu(m.conv(x))), ["x", "relu"]),
-        (lambda m, x: m.conv2(torch.sigmoid(m.conv(x))), ["x", "conv", "sigmoid"]),
+        (lambda m, x: m.conv2(torch.sigmoid(m.conv(x))), ["x", "sigmoid"]),  # a float activation reads no grid
         (lambda m, x: m.relu(m.conv(x)), ["x"]),
         (residual, ["x", "relu", "relu_1"]),
         (two_branches, ["x", "bn2", "add"]),

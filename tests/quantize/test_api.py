@@ -16,6 +16,7 @@ from sparrow.quantize.api import (
     QUANTIZERS,
     calibrate,
     config_from_json,
+    config_from_yaml,
     is_quantized_checkpoint,
     layer_report,
     load_quantized,
@@ -25,9 +26,10 @@ from sparrow.quantize.api import (
     quantized_layers,
     weight_parameter_groups,
 )
-from sparrow.quantize.configs import DgmsConfig, Int8Config
+from sparrow.quantize.configs import DgmsConfig, Int8Config, KMeansConfig, LsqConfig
 from sparrow.quantize.dgms import MixtureSharing
 from sparrow.quantize.export_onnx import export_onnx
+from sparrow.quantize.sparsity import SparsityConfig
 from sparrow.quantize.uniform import UniformSharing
 
 torch.set_num_threads(1)
@@ -71,10 +73,12 @@ def formats(model: nn.Module) -> dict[str, str]:
         DgmsConfig(bits=2, sigma_init="empirical", temperature=0.05, layers_8bit=(), activation_bits=None),
         DgmsConfig(bits=3, layers_8bit=("stem", "body.*"), layers_float=("hidden",), calibration="mse"),
         Int8Config(calibration="min-max", percentile=100.0),
+        KMeansConfig(bits=2, channel_scale=True, correction="layerwise", sparsity=SparsityConfig(sparsity=0.5)),
+        LsqConfig(bits=8, equalize=True, correction="bias"),
     ],
 )
-def test_config_json_round_trip(config):
-    assert config_from_json(config.to_json()) == config
+def test_config_json_and_yaml_round_trip(config):
+    assert config_from_json(config.to_json()) == config == config_from_yaml(config.to_yaml())
     content = json.loads(config.to_json())
     assert content["method"] == config.method and content["version"] == 1
 
@@ -104,8 +108,21 @@ def test_bad_config_text(text, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: [", "no YAML"), ("- a", "no JSON object"), ("method: kmean\nversion: 1", "did you mean 'kmeans'"),
+        ("method: lsq\nversion: 1\nbits: 5", "bits is 5"),
+    ],
+)  # fmt: skip
+def test_bad_yaml(text, message):
+    with pytest.raises(SparrowError, match=message):
+        config_from_yaml(text)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("bits", 8), ("channel_scale", 1), ("equalize", "yes"), ("correction", "all"),
         ("bits", 1), ("bits", 5), ("bits", 4.0), ("bits", True), ("bits", None), ("sigma_init", "wide"),
         ("temperature", 0), ("temperature", 2.0), ("temperature", float("nan")), ("activation_bits", 4),
         ("calibration", "max"), ("percentile", 50), ("percentile", 100.1), ("percentile", "99"), ("layers_float", "a"),
@@ -246,7 +263,14 @@ def test_layer_report_says_what_is_exported():
 # ---- checkpoints
 
 
-@pytest.mark.parametrize("config", [DgmsConfig(bits=3), DgmsConfig(activation_bits=None), Int8Config()])
+@pytest.mark.parametrize(
+    "config",
+    [
+        DgmsConfig(bits=3), DgmsConfig(activation_bits=None), Int8Config(),
+        DgmsConfig(channel_scale=True, equalize=True, correction="layerwise"),
+        KMeansConfig(correction="layerwise", channel_scale=True), LsqConfig(bits=8), LsqConfig(channel_scale=True),
+    ],
+)  # fmt: skip
 def test_a_loaded_network_gives_the_same_bits(config):
     graph = quantize_(small_net(), config).eval()
     calibrate(graph, [images()], config)
@@ -291,9 +315,18 @@ def test_a_checkpoint_of_another_network_is_refused():
 # ---- every quantizer, as the compiler gets it
 
 
-@pytest.mark.parametrize("method", QUANTIZERS)
-def test_exported_network_agrees_in_onnx_runtime(method, tmp_path):
-    config = QUANTIZERS[method].config()
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(quantizer.config() for quantizer in QUANTIZERS.values()),
+        LsqConfig(bits=8, channel_scale=True),
+        LsqConfig(bits=2, channel_scale=True),
+        KMeansConfig(channel_scale=True, correction="layerwise"),
+        DgmsConfig(channel_scale=True, correction="bias"),
+    ],
+    ids=lambda config: f"{config.method}{getattr(config, 'bits', 8)}-{config.correction}",
+)
+def test_exported_network_agrees_in_onnx_runtime(config, tmp_path):
     graph = quantize_(small_net(), config).eval()
     calibrate(graph, [images()], config)
     export_onnx(graph, (3, 8, 8), tmp_path / "net.onnx", {})

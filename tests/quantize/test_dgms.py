@@ -250,6 +250,22 @@ def test_training_reaches_weights_and_the_whole_mixture():
         assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.abs().max() > 0
 
 
+def test_a_pruned_layer_trains_with_what_is_exported_and_its_weights_get_the_whole_gradient():
+    weight, towards = layer_weight().requires_grad_(), layer_weight(1)
+    sharing, unpruned = MixtureSharing(weight, bits=4), MixtureSharing(weight, bits=4)
+    sharing.make_prunable(weight)
+    sharing.mask[::2] = False
+    trained = sharing(weight)
+    torch.testing.assert_close(trained, sharing.hard_weight(weight), rtol=1e-6, atol=1e-7)
+    assert not trained[::2].any() and trained[1::2].any()
+    (trained * towards).sum().backward()
+    assert torch.equal(weight.grad, towards * sharing.mask)
+    (unpruned(weight) * towards * sharing.mask).sum().backward()
+    for name in ("share", "mean", "deviation"):
+        torch.testing.assert_close(sharing.get_parameter(name).grad, unpruned.get_parameter(name).grad)
+    assert not sharing.temperature.requires_grad
+
+
 def test_parameters_that_training_carried_through_zero_still_count_by_magnitude():
     weight = layer_weight()
     sharing, mirrored = MixtureSharing(weight, bits=3), MixtureSharing(weight, bits=3)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparrow.kernels.errors import SparrowError
+from sparrow.quantize.onnx_equalization import equalize_onnx
 from sparrow.quantize.post_training import quantize_onnx
 
 
@@ -95,6 +97,49 @@ def test_interface_keeps_its_names(quantized):
     model, _ = quantized
     assert [value.name for value in model.graph.input] == ["input"]
     assert [value.name for value in model.graph.output] == ["logits"]
+
+
+def unbalanced_network() -> onnx.ModelProto:
+    """Pointwise, depthwise and pointwise convolutions whose channels differ a thousandfold in between."""
+    random = np.random.default_rng(0)
+    sizes = np.logspace(-1.5, 1.5, 8).astype(np.float32)
+    first = random.normal(0, 0.5, (8, 3, 1, 1)).astype(np.float32) * sizes[:, None, None, None]
+    weights = {
+        "first": first, "offset": random.normal(0, 0.1, 8).astype(np.float32) * sizes,
+        "window": random.normal(0, 0.3, (8, 1, 3, 3)).astype(np.float32),
+        "last": random.normal(0, 0.5, (4, 8, 1, 1)).astype(np.float32) / sizes[:, None, None],
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["input", "first", "offset"], ["a"]),
+        helper.make_node("LeakyRelu", ["a"], ["b"], alpha=0.1),
+        helper.make_node("Conv", ["b", "window"], ["c"], group=8),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Conv", ["d", "last"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "network", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 12, 12])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, 10, 10])],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_equalization_changes_no_output_and_evens_channels_out(samples):
+    model = unbalanced_network()
+    assert equalize_onnx(model, samples) == 2
+    before, after = (
+        [onnxruntime.InferenceSession(network.SerializeToString()).run(None, sample)[0] for sample in samples]
+        for network in (unbalanced_network(), model)
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-5)
+    rows = {tensor.name: np.abs(numpy_helper.to_array(tensor)).max(axis=(1, 2, 3))
+            for tensor in model.graph.initializer if tensor.name == "first"}["first"]  # fmt: skip
+    assert rows.max() < 30 * rows.min()
+
+
+def test_channels_are_scaled_alike_where_that_is_nearer_to_the_float_network(samples):
+    _, report = quantize_onnx(unbalanced_network(), samples)
+    assert report.equalized == 2 and report.signal_to_noise_db > 25
 
 
 def test_a_quantized_network_and_no_samples_are_refused(quantized, samples):

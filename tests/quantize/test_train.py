@@ -13,8 +13,12 @@ from torch import nn
 
 from sparrow.kernels.errors import SparrowError
 from sparrow.quantize import train as train_module
+from sparrow.quantize.api import make_pruner, quantize_
 from sparrow.quantize.checkpoint import save_checkpoint
+from sparrow.quantize.configs import DgmsConfig
 from sparrow.quantize.data import Augmentation, ImageData, load_data
+from sparrow.quantize.distill import DistillConfig, distillation_loss
+from sparrow.quantize.sparsity import Pruner, SparsityConfig
 from sparrow.quantize.train import (
     TrainConfig,
     check_fits,
@@ -95,6 +99,7 @@ def test_bad_config_text(text, message):
         ("epochs", 0), ("epochs", 1.5), ("epochs", True), ("batch_size", 0), ("learning_rate", 0.0),
         ("learning_rate", math.nan), ("learning_rate", math.inf), ("momentum", 1.0), ("momentum", -0.1),
         ("weight_decay", -1e-4), ("warmup_share", 1.1), ("seed", -1), ("threads", 0),
+        ("device", "tpu"), ("precision", "float16"),
     ],
 )  # fmt: skip
 def test_config_out_of_range(name, value):
@@ -331,6 +336,131 @@ def test_nan_parameter_is_never_saved(data, tmp_path):
         train(model, data, CONFIG, checkpoint_path=tmp_path / "net.pt", on_step=poison, progress=False)
     kept = torch.load(tmp_path / "net.pt.resume", weights_only=True)
     assert kept["position"]["epoch"] == 1 and torch.isfinite(kept["model"]["7.bias"]).all()
+
+
+# ---- sparsity, teacher, log, and what stops a training
+
+
+def pruned_net() -> tuple[nn.Module, Pruner]:
+    config = DgmsConfig(bits=4, layers_8bit=("0",), sparsity=SparsityConfig(
+        sparsity=0.5, criterion="magnitude", distribution="per-layer", interval=2))  # fmt: skip
+    model = quantize_(small_net(), config)
+    pruner = make_pruner(model, config, 3 * STEPS)
+    assert pruner is not None
+    pruner.step(0)
+    return model, pruner
+
+
+def teacher_loss():
+    return distillation_loss(small_net(seed=3), DistillConfig())
+
+
+def test_a_pruned_and_distilled_training_is_resumed_bit_identical(data, tmp_path, monkeypatch):
+    whole, pruner = pruned_net()
+    options = {"loss_function": teacher_loss(), "progress": False}
+    train(whole, data, CONFIG, checkpoint_path=tmp_path / "whole.pt", on_step=pruner.step, **options)
+    assert 0.4 < 1 - float(whole.get_submodule("3").parametrizations["weight"][0].mask.float().mean()) < 0.6
+    monkeypatch.setattr(train_module, "SAVE_SECONDS", -1.0)
+    broken, pruner = pruned_net()
+
+    def stop(step: int) -> None:
+        if step == STEPS + 3:
+            raise StopError
+        pruner.step(step)
+
+    with pytest.raises(StopError):
+        train(broken, data, CONFIG, checkpoint_path=tmp_path / "net.pt", on_step=stop, **options)
+    model, pruner = pruned_net()
+    options["loss_function"] = teacher_loss()
+    assert train(model, data, CONFIG, checkpoint_path=tmp_path / "net.pt", on_step=pruner.step, **options).resumed
+    assert_same_weights(model.state_dict(), whole.state_dict())
+
+
+def test_what_is_beside_the_network_is_saved_too(data, tmp_path):
+    class Counter:
+        count = 0
+
+        def state_dict(self) -> dict[str, int]:
+            return {"count": self.count}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.count = state["count"]
+
+    counter = Counter()
+
+    def step(done: int) -> None:
+        if done == STEPS + 1:
+            raise StopError
+        counter.count += 1
+
+    options = {"checkpoint_path": tmp_path / "net.pt", "progress": False}
+    with pytest.raises(StopError):
+        train(small_net(), data, CONFIG, on_step=step, stateful={"counter": counter}, **options)
+    after = Counter()
+    train(small_net(), data, CONFIG, stateful={"counter": after}, **options)
+    assert after.count == STEPS  # as it was when the first epoch was saved
+
+
+def test_sparsity_is_shown_and_logged(data, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(train_module, "PLAIN_LINE_SECONDS", -1.0)
+    monkeypatch.setattr(train_module, "LOG_SECONDS", -1.0)
+    result = train(small_net(), data, dataclasses.replace(CONFIG, epochs=1), checkpoint_path=tmp_path / "net.pt",
+                   sparsity=lambda: 0.25, log_dir=tmp_path / "log")  # fmt: skip
+    assert "sparsity 25.0 %" in capsys.readouterr().err
+    log = EventAccumulator(str(tmp_path / "log"))
+    log.Reload()
+    assert set(log.Tags()["scalars"]) == {
+        "training/loss", "training/accuracy", "training/learning rate", "training/sparsity", "test/accuracy",
+    }  # fmt: skip
+    assert [event.step for event in log.Scalars("training/loss")] == list(range(1, STEPS + 1))
+    assert log.Scalars("test/accuracy")[0].value == pytest.approx(result.test_accuracy, rel=1e-5)
+
+
+def test_a_log_without_tensorboard_says_how_to_get_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "find_spec", lambda name: None)
+    with pytest.raises(SparrowError, match="needs the package tensorboard") as caught:
+        train(small_net(), data, CONFIG, checkpoint_path=tmp_path / "net.pt", log_dir=tmp_path / "log", progress=False)
+    assert "pip install tensorboard" in caught.value.next_step and not list(tmp_path.iterdir())
+
+
+def test_data_of_one_class(data, tmp_path):
+    one = dataclasses.replace(data, train_labels=np.full_like(data.train_labels, 4))
+    with pytest.raises(SparrowError, match="all 200 training images of digits are of one class"):
+        train(small_net(), one, CONFIG, checkpoint_path=tmp_path / "net.pt", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), MemoryError("no")])  # fmt: skip
+def test_too_little_memory(data, tmp_path, error):
+    def fail(step: int) -> None:
+        if step == STEPS + 2:
+            raise error
+
+    with pytest.raises(SparrowError, match="not enough memory for 32 images a step") as caught:
+        train(small_net(), data, CONFIG, checkpoint_path=tmp_path / "net.pt", on_step=fail, progress=False)
+    assert "--batch-size" in caught.value.next_step
+    assert torch.load(tmp_path / "net.pt.resume", weights_only=True)["position"]["epoch"] == 1
+
+
+def test_other_errors_are_passed_on(data, tmp_path):
+    def fail(step: int) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(small_net(), data, CONFIG, checkpoint_path=tmp_path / "net.pt", on_step=fail, progress=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_half_precision_needs_cuda(data, tmp_path):
+    config = dataclasses.replace(CONFIG, precision="bfloat16")
+    with pytest.raises(SparrowError, match="bfloat16 on a CPU"):
+        train(small_net(), data, config, checkpoint_path=tmp_path / "net.pt", progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 # ---- evaluation

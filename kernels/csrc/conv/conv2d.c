@@ -8,7 +8,8 @@
 // the input is read where it lies. The copy is small beside the arithmetic (every byte of it is used kernel area *
 // output channels times) and stays in the first two cache levels, as do the panel's weights, expanded once for a band.
 //
-// For sparse weights, rows of output that are narrower than a tile follow each other without a gap in a copy
+// Rows of output of at most a quad, and for sparse weights all that are narrower than a tile, follow each other without
+// a gap in a copy
 //   [channel pack][row phase = row modulo stride][window column][row][output width][4]
 // that holds what each column of the window sees: tiles then run on from row to row. Each tap of a tile is then on
 // cache lines of its own, too many for the first level where the list of taps is long.
@@ -18,35 +19,36 @@
 
 #include "../formats.h"
 #include "kernel.h"
-#include "winograd.h"
+#include "winograd_qa8.h"
 
 enum {
-  BAND_BYTES = 64 * 1024,             // of input that a band may touch, when that leaves
-  FLAT_BAND_BYTES = 192 * 1024,       // likewise, where each byte is there once for each column of the window
-  FLAT_TAPS = 256,                    // of a panel on average, whose lines are half of the smallest first-level cache
-  BAND_QUADS = 16,                    // at least so many quads, without which expanding weights would dominate
-  TILE_QUADS = 4,                     // of the widest tile
+  BAND_BYTES = 64 * 1024,        // of input that a band may touch, when that leaves
+  FLAT_BAND_BYTES = 192 * 1024,  // likewise, where each byte is there once for each column of the window
+  FLAT_TAPS = 256,               // of a panel on average, whose lines are half of the smallest first-level cache
+  NARROW = 4,                    // pixels of a row that leave half of the smallest tile empty
+  BAND_QUADS = 16,               // at least so many quads, without which expanding weights would dominate
+  TILE_QUADS = 4,                // of the widest tile
   ALIGNMENT = 64,
 };
 
 // What a depthwise convolution and a grouped one have in common: `convolutions` dense or one-pack convolutions, each with
 // its own input packs and output packs. Everything here follows from the operator alone.
 struct plan {
-  struct spw_conv2d shape;            // of the operator; a 1x1 convolution's image is one long row
-  size_t pixel_bytes;                 // of 4 channels
+  struct spw_conv2d shape;  // of the operator; a 1x1 convolution's image is one long row
+  size_t pixel_bytes;       // of 4 channels
   int depthwise, direct, matrix_vector;
   int convolutions;
-  int in_packs, out_packs;            // of one of them
-  int panel_packs, panels;            // output packs in a panel, panels of one convolution
+  int in_packs, out_packs;  // of one of them
+  int panel_packs, panels;  // output packs in a panel, panels of one convolution
   size_t taps;
-  int spans;                          // pixels are listed in spans, weights stored in a stream of blocks
-  int quad_width;                     // pixels of a quad that exist
+  int spans;       // pixels are listed in spans, weights stored in a stream of blocks
+  int quad_width;  // pixels of a quad that exist
   int row_quads;
-  int flat;                           // rows follow each other without a gap
-  int row_phases;                     // of a flat copy
-  int phases, pitch;                  // of an input row, in pixels
-  int row_step;                       // input rows, as stored, from one output row to the next
-  int units, band_units;              // an output row each, or a quad where the input is read where it lies
+  int flat;               // rows follow each other without a gap
+  int row_phases;         // of a flat copy
+  int phases, pitch;      // of an input row, in pixels
+  int row_step;           // input rows, as stored, from one output row to the next
+  int units, band_units;  // an output row each, or a quad where the input is read where it lies
 };
 
 static int ceil_div(int value, int divisor) { return (value + divisor - 1) / divisor; }
@@ -77,7 +79,7 @@ static size_t flat_plane_bytes(const struct plan *plan, int rows) {
 static size_t image_bytes(const struct plan *plan, int rows) {
   if (plan->flat)
     return (size_t)plan->in_packs * plan->row_phases * plan->shape.kernel_width * flat_plane_bytes(plan, rows) +
-           ALIGNMENT;                 // a tile's last quad may be read beyond the last row
+           ALIGNMENT;  // a tile's last quad may be read beyond the last row
   return plan->direct ? 0 : (size_t)plan->in_packs * input_rows(plan, rows) * row_bytes(plan);
 }
 
@@ -133,12 +135,12 @@ static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kin
   plan.row_quads = ceil_div(shape->out_width, 4);
   plan.row_step = plan.direct || shape->kernel_height > 1 ? shape->stride_height : 1;
   plan.phases = plan.direct || shape->kernel_width == 1 ? 1 : shape->stride_width;
-  plan.flat = plan.spans && kind == VERY_SPARSE && !plan.direct && shape->out_width < 4 * TILE_QUADS;
+  plan.flat = plan.spans && !plan.direct && shape->out_width < (kind == VERY_SPARSE ? 4 * TILE_QUADS : NARROW + 1);
   plan.row_phases = shape->kernel_height > 1 ? shape->stride_height : 1;
   plan.quad_width = min_int(shape->out_width, 4);
   const int width = plan.spans ? 4 * plan.row_quads : max_int(shape->out_width, 4);
-  plan.pitch = plan.direct ? shape->in_width
-                           : width + (shape->kernel_width - 1) * shape->dilation_width / shape->stride_width;
+  plan.pitch =
+      plan.direct ? shape->in_width : width + (shape->kernel_width - 1) * shape->dilation_width / shape->stride_width;
   plan.units = plan.direct ? shape->out_height * plan.row_quads : shape->out_height;
   plan.band_units = choose_band_units(&plan);
   return plan;
@@ -146,9 +148,9 @@ static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kin
 
 // A thread's workspace, one array after the other.
 struct workspace {
-  int32_t *offsets;                   // of every tap
-  int32_t *panel_offsets;             // of the taps that a sparse panel has
-  struct spw_span *spans;             // or
+  int32_t *offsets;        // of every tap
+  int32_t *panel_offsets;  // of the taps that a sparse panel has
+  struct spw_span *spans;  // or
   struct spw_quad *quads;
   int8_t *panel;
   unsigned char *image;
@@ -180,7 +182,7 @@ static size_t workspace_bytes(const struct plan *plan) {
 size_t spw_conv2d_workspace(const struct spw_conv2d *operator) {
   if (spw_dwrows_fits(operator)) return spw_dwrows_workspace(operator);
   if (spw_winograd_suits(operator)) return spw_winograd_workspace(operator);
-  size_t most = 0;
+  size_t most = spw_winograd_qa8_fits(operator) ? spw_winograd_qa8_workspace(operator) : 0;
   for (enum weights_kind kind = DENSE; kind <= VERY_SPARSE; ++kind) {
     const struct plan plan = make_plan(operator, kind);
     const size_t bytes = workspace_bytes(&plan);
@@ -197,16 +199,16 @@ struct job {
   unsigned char *output;
   const struct spw_context *context;
   spw_conv_kernel kernel;
-  spw_unpack_kernel unpack;           // NULL where weights are read in place
-  int band_units, bands, splits;      // splits: parts of the panels of all convolutions
+  spw_unpack_kernel unpack;       // NULL where weights are read in place
+  int band_units, bands, splits;  // splits: parts of the panels of all convolutions
 };
 
 // Where a band lies in the output, and its input.
 struct band {
-  int first_row;                      // of the output
-  int rows;                           // of the output
-  const unsigned char *input;         // first input pack of this image and convolution
-  int stored_rows;                    // input rows of a pack, as stored
+  int first_row;               // of the output
+  int rows;                    // of the output
+  const unsigned char *input;  // first input pack of this image and convolution
+  int stored_rows;             // input rows of a pack, as stored
 };
 
 // Pixel sizes and the usual strides are constants in what follows, so that loops become plain or vector moves; borders
@@ -214,8 +216,7 @@ struct band {
 static inline void fill_pixels(unsigned char *to, int count, size_t pixel_bytes, uint32_t word) {
   if (pixel_bytes == 4)
     for (int index = 0; index < count; ++index) memcpy(to + 4 * index, &word, 4);
-  else
-    memset(to, 0, (size_t)count * pixel_bytes);
+  else memset(to, 0, (size_t)count * pixel_bytes);
 }
 
 static inline void copy_strided(unsigned char *restrict to, const unsigned char *restrict from, int count, int stride,
@@ -363,9 +364,9 @@ static size_t list_spans(const struct plan *plan, const struct band *band, int f
                  {shape->out_width - 4, to > whole_quads ? 4 : 0}};
     for (int part = 0; part < 2; ++part)
       if (parts[part].pixels > 0)
-        spans[listed++] = (struct spw_span){(at + parts[part].column) * (int)plan->pixel_bytes,
-                                            (row * shape->out_width + parts[part].column) * SPW_CHANNEL_PACK,
-                                            parts[part].pixels};
+        spans[listed++] =
+            (struct spw_span){(at + parts[part].column) * (int)plan->pixel_bytes,
+                              (row * shape->out_width + parts[part].column) * SPW_CHANNEL_PACK, parts[part].pixels};
     quad += to - from;
   }
   return listed;
@@ -500,8 +501,7 @@ static enum spw_conv_role role_of(const struct plan *plan) {
                                    : plan->matrix_vector ? SPW_ROLE_GEMV_QA8
                                                          : SPW_ROLE_CONV_QA8;
   if (plan->shape.type == SPW_CONV2D_F32) return first + (SPW_ROLE_CONV_F32 - SPW_ROLE_CONV_QA8);
-  if (plan->shape.type == SPW_CONV2D_F16)
-    return first + ((plan->shape.float_output ? SPW_ROLE_CONV_F16_F32 : SPW_ROLE_CONV_F16) - SPW_ROLE_CONV_QA8);
+  if (plan->shape.type == SPW_CONV2D_F16) return first + (SPW_ROLE_CONV_F16 - SPW_ROLE_CONV_QA8);
   return first + (plan->shape.float_output ? SPW_ROLE_CONV_QA8_F32 - SPW_ROLE_CONV_QA8 : 0);
 }
 
@@ -513,6 +513,10 @@ void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, cons
   }
   if (spw_winograd_suits(operator)) {
     spw_winograd_conv2d(operator, weights, input, residual, output, context);
+    return;
+  }
+  if (spw_winograd_qa8_fits(operator) && !(context->instruction_sets & SPW_ISA_DOTPROD)) {
+    spw_winograd_qa8_conv2d(operator, weights, input, residual, output, context);
     return;
   }
   const struct spw_weights_header *header = weights;

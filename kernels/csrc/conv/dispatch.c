@@ -5,6 +5,7 @@
 
 enum {
   REQUIRES_scalar = 0,
+  REQUIRES_scalar_fp16 = SPW_ISA_FP16,
   REQUIRES_neon = SPW_ISA_NEON,
   REQUIRES_neon_dotprod = SPW_ISA_NEON | SPW_ISA_DOTPROD,
   REQUIRES_neon_fp16 = SPW_ISA_NEON | SPW_ISA_FP16,
@@ -24,6 +25,7 @@ enum {
 #define POINTER_neon_fp16(name) NULL
 #endif
 #define POINTER_scalar(name) name##__scalar
+#define POINTER_scalar_fp16(name) name##__scalar_fp16
 
 spw_conv_kernel spw_find_conv_kernel(enum spw_conv_role role, uint32_t instruction_sets) {
   static const struct {

@@ -9,10 +9,10 @@
 #include "kernel.h"
 
 enum {
-  BAND_BYTES = 16 * 1024,             // of bordered input, half of the smallest first-level cache
-  PANEL_BYTES = 128,                  // expanded weights of a pack: 5 * 5 * 4, and what an unpacker rounds up
-  TASK_PIXELS = 1024,                 // of output: what a task should have at least, or handing it out costs too much
-  TASKS_A_THREAD = 8,                 // so that cores of unequal speed end together
+  BAND_BYTES = 16 * 1024,  // of bordered input, half of the smallest first-level cache
+  PANEL_BYTES = 128,       // expanded weights of a pack: 5 * 5 * 4, and what an unpacker rounds up
+  TASK_PIXELS = 1024,      // of output: what a task should have at least, or handing it out costs too much
+  TASKS_A_THREAD = 8,      // so that cores of unequal speed end together
 };
 
 static int min_int(int left, int right) { return left < right ? left : right; }
@@ -62,17 +62,17 @@ struct job {
   unsigned char *output;
   const struct spw_context *context;
   spw_conv_kernel kernel;
-  spw_unpack_kernel unpack;           // NULL where weights are read in place
-  int packs, rows, bands, splits;     // output rows of a band; splits: parts of the packs
+  spw_unpack_kernel unpack;        // NULL where weights are read in place
+  int packs, rows, bands, splits;  // output rows of a band; splits: parts of the packs
 };
 
 // Where a band's input lies in the image, and in the workspace.
 struct band {
-  int first_row, rows;                // of the output
-  int skipped;                        // rows at the top of the workspace's band that are border
-  int inside;                         // rows that are not
-  size_t source, columns;             // bytes: of the first row inside its plane, of each row
-  size_t left, pitch;                 // bytes: border on the left, from row to row
+  int first_row, rows;     // of the output
+  int skipped;             // rows at the top of the workspace's band that are border
+  int inside;              // rows that are not
+  size_t source, columns;  // bytes: of the first row inside its plane, of each row
+  size_t left, pitch;      // bytes: border on the left, from row to row
 };
 
 static struct band find_band(const struct spw_conv2d *operator, int first_row, int rows) {

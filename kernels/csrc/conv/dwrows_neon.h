@@ -17,9 +17,9 @@
 // What a tile reads of a run, once.
 struct spw_dwrows_window {
   struct spw_dwrows_weights weights;
-  size_t row_bytes, row_elements;     // of the input and the output
-  const int32_t *initial;             // [4], SPW_MAGIC_BITS in it where the run is bounded
-  const float *bias;                  // [4]
+  size_t row_bytes, row_elements;  // of the input and the output
+  const int32_t *initial;          // [4], SPW_MAGIC_BITS in it where the run is bounded
+  const float *bias;               // [4]
 };
 
 // With the dot product the vector pipes are what is busy, and a move from a register takes a slot of them: this loads
@@ -66,8 +66,7 @@ SPW_ALWAYS_INLINE void spw_dwrows_tile(const struct spw_dwrows_window *window, c
                                        const int8_t *pixels, size_t output, const int rows, const int size,
                                        const int stride, const int bounded, const int float_output) {
   int32x4_t sum[SPW_DWROWS_ROWS][4];
-  SPW_UNROLL for (int row = 0; row < rows; ++row)
-    SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
+  SPW_UNROLL for (int row = 0; row < rows; ++row) SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
       SPW_LOAD_AGAIN(sum[row][pixel], window->initial, pixels, 4 * row + pixel);
   accumulate(&window->weights, pixels, window->row_bytes, sum, rows, size, stride);
   SPW_UNROLL for (int row = 0; row < rows; ++row) {

@@ -30,7 +30,7 @@ struct spw_epilogue_qa8 {
 };
 
 SPW_ALWAYS_INLINE struct spw_epilogue_qa8 spw_begin_qa8(const struct spw_conv_run *run, const int packs) {
-  const struct spw_conv2d *operator = run->operator;
+  const struct spw_conv2d *operator= run->operator;
   struct spw_epilogue_qa8 epilogue = {
       .residual = run->residual,
       .output = run->output,
@@ -80,8 +80,8 @@ SPW_ALWAYS_INLINE void spw_finish_quad_qa8(const struct spw_epilogue_qa8 *epilog
   const size_t at = (size_t)pack * epilogue->plane + (size_t)element;
   // value = fma(sum, scale, bias)
   float32x4_t value[4];
-  SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
-    value[pixel] = vfmaq_f32(epilogue->bias[pack], vcvtq_f32_s32(sum[pixel]), epilogue->scale[pack]);
+  SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel) value[pixel] =
+      vfmaq_f32(epilogue->bias[pack], vcvtq_f32_s32(sum[pixel]), epilogue->scale[pack]);
 
   if (epilogue->residual) {
     // value = fma(residual - residual_zero_point, residual_scale, value)
@@ -90,14 +90,13 @@ SPW_ALWAYS_INLINE void spw_finish_quad_qa8(const struct spw_epilogue_qa8 *epilog
     const int16x8_t high = vsubl_high_s8(bytes, epilogue->residual_zero_point);
     const int32x4_t residual[4] = {vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)),
                                    vmovl_high_s16(high)};
-    SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
-      value[pixel] = vfmaq_n_f32(value[pixel], vcvtq_f32_s32(residual[pixel]), epilogue->residual_scale);
+    SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel) value[pixel] =
+        vfmaq_n_f32(value[pixel], vcvtq_f32_s32(residual[pixel]), epilogue->residual_scale);
   }
 
   if (float_output) {
     float *output = (float *)epilogue->output + at;
-    SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
-      if (pixel < epilogue->pixels)
+    SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel) if (pixel < epilogue->pixels)
         vst1q_f32(output + 4 * pixel, vminnmq_f32(vmaxnmq_f32(value[pixel], epilogue->float_min), epilogue->float_max));
     return;
   }
@@ -106,8 +105,8 @@ SPW_ALWAYS_INLINE void spw_finish_quad_qa8(const struct spw_epilogue_qa8 *epilog
   const int16x8_t high = vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(value[2])), vcvtnq_s32_f32(value[3]));
   const int8x16_t bytes = vqmovn_high_s16(vqmovn_s16(vqaddq_s16(low, epilogue->output_zero_point)),
                                           vqaddq_s16(high, epilogue->output_zero_point));
-  spw_store_bytes((int8_t *)epilogue->output + at,
-                  vminq_s8(vmaxq_s8(bytes, epilogue->clamp_min), epilogue->clamp_max), epilogue->pixels);
+  spw_store_bytes((int8_t *)epilogue->output + at, vminq_s8(vmaxq_s8(bytes, epilogue->clamp_min), epilogue->clamp_max),
+                  epilogue->pixels);
 }
 
 // spw_finish_qa8() for the one pixel of a matrix-vector product.

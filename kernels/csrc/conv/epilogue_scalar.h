@@ -6,8 +6,9 @@
 
 #include "kernel.h"
 
-// fcvtns: nearest, ties to even, saturating.
+// fcvtns: nearest, ties to even, saturating; what is not a number gives 0.
 static inline int32_t spw_round_half_even(float value) {
+  if (isnan(value)) return 0;
   if (value >= 2147483648.0f) return INT32_MAX;
   if (value < -2147483648.0f) return INT32_MIN;
   return (int32_t)rintf(value);
@@ -31,7 +32,7 @@ static inline int32_t spw_multiply_add(int32_t sum, int8_t weight, int8_t activa
 // Writes the 4 channels of one pixel. channel: first of them within the panel; element: of the pixel in its plane.
 static inline void spw_finish_qa8(const struct spw_conv_run *run, int channel, size_t element, const int32_t sum[4],
                                   int float_output) {
-  const struct spw_conv2d *operator = run->operator;
+  const struct spw_conv2d *operator= run->operator;
   const size_t at = (size_t)channel / 4 * run->plane + element;
   for (int lane = 0; lane < 4; ++lane) {
     float value = fmaf((float)sum[lane], run->scale[channel + lane], run->bias[channel + lane]);
@@ -43,8 +44,8 @@ static inline void spw_finish_qa8(const struct spw_conv_run *run, int channel, s
       ((float *)run->output)[at + lane] = spw_clamp_float(operator, value);
     } else {
       const int32_t narrow = spw_clamp_int(spw_round_half_even(value), INT16_MIN, INT16_MAX);
-      ((int8_t *)run->output)[at + lane] = (int8_t)spw_clamp_int(narrow + operator->output_zero_point,
-                                                                operator->clamp_min, operator->clamp_max);
+      ((int8_t *)run->output)[at + lane] =
+          (int8_t)spw_clamp_int(narrow + operator->output_zero_point, operator->clamp_min, operator->clamp_max);
     }
   }
 }

@@ -6,8 +6,7 @@
 
 // Loads what a register holds: a move would take a slot of the vector pipes, the load pipe is idle. The number, another
 // one each time, keeps the compiler from loading once and moving.
-#define SPW_LOAD_AGAIN(vector, address, number) \
-  __asm__("ldr %q0, %1" : "=w"(vector) : "Q"(*(address)), "i"(number))
+#define SPW_LOAD_AGAIN(vector, address, number) __asm__("ldr %q0, %1" : "=w"(vector) : "Q"(*(address)), "i"(number))
 
 // spw_finish_qa8() for a tile of neighbouring pixels, the first at element `at`; sum[quad][pixel] holds a pixel's 4
 // channels. Only the last quad may have fewer than 4 pixels. Straight code for all quads together: processors that run in
@@ -18,8 +17,8 @@ SPW_ALWAYS_INLINE void spw_finish_tile_qa8(const struct spw_epilogue_qa8 *epilog
   const int32_t last = pixels - 4 * (quads - 1);
   int8x16_t operand[4], bytes[4];
   if (residual) {
-    SPW_UNROLL for (int quad = 0; quad < quads - 1; ++quad)
-      operand[quad] = vld1q_s8(epilogue->residual + at + 16 * quad);
+    SPW_UNROLL for (int quad = 0; quad < quads - 1; ++quad) operand[quad] =
+        vld1q_s8(epilogue->residual + at + 16 * quad);
     operand[quads - 1] = spw_load_bytes(epilogue->residual + at + 16 * (quads - 1), last);
   }
   SPW_UNROLL for (int quad = 0; quad < quads; ++quad) {
@@ -35,15 +34,13 @@ SPW_ALWAYS_INLINE void spw_finish_tile_qa8(const struct spw_epilogue_qa8 *epilog
       const int16x8_t high = vsubl_high_s8(operand[quad], epilogue->residual_zero_point);
       const int32x4_t difference[4] = {vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)),
                                        vmovl_high_s16(high)};
-      SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
-        value[pixel] = vfmaq_n_f32(value[pixel], vcvtq_f32_s32(difference[pixel]), epilogue->residual_scale);
+      SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel) value[pixel] =
+          vfmaq_n_f32(value[pixel], vcvtq_f32_s32(difference[pixel]), epilogue->residual_scale);
     }
     if (float_output) {
       float *output = (float *)epilogue->output + at + 16 * quad;
-      SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
-        if (quad < quads - 1 || pixel < last)
-          vst1q_f32(output + 4 * pixel,
-                    vminnmq_f32(vmaxnmq_f32(value[pixel], epilogue->float_min), epilogue->float_max));
+      SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel) if (quad < quads - 1 || pixel < last) vst1q_f32(
+          output + 4 * pixel, vminnmq_f32(vmaxnmq_f32(value[pixel], epilogue->float_min), epilogue->float_max));
     } else {
       // output = clamp(saturate(round(value)) + output_zero_point, clamp_min, clamp_max)
       const int16x8_t low = vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(value[0])), vcvtnq_s32_f32(value[1]));

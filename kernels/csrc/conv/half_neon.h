@@ -16,16 +16,16 @@ SPW_ALWAYS_INLINE float16x8_t spw_high_halves(float16x8_t left, float16x8_t righ
   return vreinterpretq_f16_u64(vzip2q_u64(vreinterpretq_u64_f16(left), vreinterpretq_u64_f16(right)));
 }
 
-// 8 values as halves: the bias of a panel of 2 packs, or of one and zeros.
+// 8 values as halves: the bias of 2 packs, or of one and zeros.
 SPW_ALWAYS_INLINE float16x8_t spw_half_bias(const float *bias, const int packs) {
   const float16x4_t low = vcvt_f16_f32(vld1q_f32(bias));
-  return vcombine_f16(low, packs == 2 ? vcvt_f16_f32(vld1q_f32(bias + 4)) : vdup_n_f16(0));
+  return vcombine_f16(low, packs > 1 ? vcvt_f16_f32(vld1q_f32(bias + 4)) : vdup_n_f16(0));
 }
 
 // Constants of a run, read once: the compiler has to assume that stores change the descriptors.
 struct spw_epilogue_f16 {
   const float16_t *residual;
-  void *output;
+  float16_t *output;
   size_t plane;
   float16x8_t low, high;
 };
@@ -42,19 +42,16 @@ SPW_ALWAYS_INLINE struct spw_epilogue_f16 spw_begin_f16(const struct spw_conv_ru
 
 // spw_finish_f16() for 2 pixels of one pack, of which `pixels` exist.
 SPW_ALWAYS_INLINE void spw_finish_pair_f16(const struct spw_epilogue_f16 *epilogue, size_t at, float16x8_t value,
-                                           const int pixels, const int float_output) {
+                                           const int pixels) {
   if (pixels < 1) return;
   const float16_t *residual = epilogue->residual + at;
   if (epilogue->residual)
     value = vaddq_f16(value, pixels > 1 ? vld1q_f16(residual) : vcombine_f16(vld1_f16(residual), vdup_n_f16(0)));
   value = vminnmq_f16(vmaxnmq_f16(value, epilogue->low), epilogue->high);
-  if (float_output) {
-    vst1q_f32((float *)epilogue->output + at, vcvt_f32_f16(vget_low_f16(value)));
-    if (pixels > 1) vst1q_f32((float *)epilogue->output + at + 4, vcvt_high_f32_f16(value));
-  } else if (pixels > 1) {
-    vst1q_f16((float16_t *)epilogue->output + at, value);
+  if (pixels > 1) {
+    vst1q_f16(epilogue->output + at, value);
   } else {
-    vst1_f16((float16_t *)epilogue->output + at, vget_low_f16(value));
+    vst1_f16(epilogue->output + at, vget_low_f16(value));
   }
 }
 

@@ -11,14 +11,14 @@
 
 // Four neighbouring pixels of an output row.
 struct spw_quad {
-  int32_t input;                      // bytes from run->activation to the first pixel's first tap
-  int32_t output;                     // elements from run->output (and run->residual) to the first pixel
+  int32_t input;   // bytes from run->activation to the first pixel's first tap
+  int32_t output;  // elements from run->output (and run->residual) to the first pixel
 };
 
 // Any number of neighbouring pixels of an output row.
 struct spw_span {
-  int32_t input, output;              // as in a quad
-  int32_t pixels;                     // the input may be read for a multiple of 4
+  int32_t input, output;  // as in a quad
+  int32_t pixels;         // the input may be read for a multiple of 4
 };
 
 // One panel of output channels for a list of pixels: of spans for int8, of quads for float and depthwise.
@@ -32,23 +32,23 @@ struct spw_span {
 struct spw_conv_run {
   const struct spw_conv2d *operator;  // zero points, clamps, scale of the residual
   size_t taps;
-  const int32_t *offsets;             // [taps] bytes
+  const int32_t *offsets;  // [taps] bytes
   const void *activation;
   const void *weights;
   size_t spans;
-  const struct spw_span *span;        // [spans]
+  const struct spw_span *span;  // [spans]
   size_t quads;
-  const struct spw_quad *quad;        // [quads]
-  int32_t pixels;                     // of each quad that exist: 4, or less for an image narrower than 4
-  int32_t packs;                      // packs of 4 output channels: 1, or 2 of float and half
-  size_t plane;                       // elements from one pack of output channels to the next
-  const int32_t *initial;             // [4 * packs]
-  const float *scale;                 // [4 * packs]
-  const float *bias;                  // [4 * packs]
-  const void *residual;               // at the panel's first output, or NULL
+  const struct spw_quad *quad;  // [quads]
+  int32_t pixels;               // of each quad that exist: 4, or less for an image narrower than 4
+  int32_t packs;                // packs of 4 output channels: 1, or 2 of float, 2 or 4 of half
+  size_t plane;                 // elements from one pack of output channels to the next
+  const int32_t *initial;       // [4 * packs]
+  const float *scale;           // [4 * packs]
+  const float *bias;            // [4 * packs]
+  const void *residual;         // at the panel's first output, or NULL
   void *output;
-  int32_t rows, columns;              // of the output: depthwise by rows alone, see dwrows.c
-  size_t row_bytes;                   // from one input row to the next, likewise
+  int32_t rows, columns;  // of the output: depthwise by rows alone, see dwrows.c
+  size_t row_bytes;       // from one input row to the next, likewise
 };
 
 typedef void (*spw_conv_kernel)(const struct spw_conv_run *run);
@@ -56,27 +56,24 @@ typedef void (*spw_conv_kernel)(const struct spw_conv_run *run);
 // Expands `blocks` blocks of 16 indices to int8, rounded up to as many blocks as share 16 bytes.
 typedef void (*spw_unpack_kernel)(size_t blocks, const uint8_t *indices, const int8_t codebook[16], int8_t *values);
 
-// Taps whose products a kernel of half precision sums up before it adds them to its total.
+// Taps whose products a kernel in half precision sums up before it adds them to its total.
 enum { SPW_HALF_BLOCK = 32 };
 
 // What kernels are for; the dispatch takes the first of its role that the processor can run.
 enum spw_conv_role {
-  SPW_ROLE_CONV_QA8,                  // int8 to int8
-  SPW_ROLE_CONV_QA8_F32,              // int8 to float
-  SPW_ROLE_CONV_F32,                  // float to float
-  SPW_ROLE_CONV_F16,                  // half to half
-  SPW_ROLE_CONV_F16_F32,              // half to float
+  SPW_ROLE_CONV_QA8,      // int8 to int8
+  SPW_ROLE_CONV_QA8_F32,  // int8 to float
+  SPW_ROLE_CONV_F32,      // float to float
+  SPW_ROLE_CONV_F16,      // half to half
   SPW_ROLE_GEMV_QA8,
   SPW_ROLE_GEMV_QA8_F32,
   SPW_ROLE_GEMV_F32,
   SPW_ROLE_GEMV_F16,
-  SPW_ROLE_GEMV_F16_F32,
   SPW_ROLE_DWCONV_QA8,
   SPW_ROLE_DWCONV_QA8_F32,
   SPW_ROLE_DWCONV_F32,
   SPW_ROLE_DWCONV_F16,
-  SPW_ROLE_DWCONV_F16_F32,
-  SPW_ROLE_DWROWS_QA8,                // depthwise by rows
+  SPW_ROLE_DWROWS_QA8,  // depthwise by rows
   SPW_ROLE_DWROWS_QA8_F32,
 };
 
@@ -90,7 +87,7 @@ enum spw_conv_role {
 // The driver of depthwise convolutions by rows: whether it takes an operator, and what spw_conv2d_*() then are.
 int spw_dwrows_fits(const struct spw_conv2d *operator);
 size_t spw_dwrows_workspace(const struct spw_conv2d *operator);
-void spw_dwrows_run(const struct spw_conv2d *operator, const void *weights, const void *input, const void *residual,
+void spw_dwrows_run(const struct spw_conv2d *operator, const void * weights, const void *input, const void *residual,
                     void *output, struct spw_context *context);
 
 spw_conv_kernel spw_find_conv_kernel(enum spw_conv_role role, uint32_t instruction_sets);

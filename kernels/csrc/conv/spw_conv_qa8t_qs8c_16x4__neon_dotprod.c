@@ -26,8 +26,8 @@ SPW_ALWAYS_INLINE void tile(const struct spw_conv_run *run, const struct spw_epi
                             const int float_output) {
   int32x4_t sum[4][4];
   const int32x4_t initial = vld1q_s32(run->initial);
-  SPW_UNROLL for (int quad = 0; quad < quads; ++quad)
-    SPW_UNROLL for (int lane = 0; lane < 4; ++lane) sum[quad][lane] = initial;
+  SPW_UNROLL for (int quad = 0; quad < quads; ++quad) SPW_UNROLL for (int lane = 0; lane < 4; ++lane) sum[quad][lane] =
+      initial;
   const int8_t *pixel = (const int8_t *)run->activation + span->input + 4 * first;
   const int8_t *block = run->weights;
   const int32_t *offset = run->offsets;

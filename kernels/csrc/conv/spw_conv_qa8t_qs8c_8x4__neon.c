@@ -22,21 +22,21 @@ SPW_ALWAYS_INLINE void add_taps(int32x4_t sum[2][4][2], const int8_t *const pixe
     weights[tap] = vreinterpretq_s32_s8(vld1q_s8(block + 16 * tap));
     SPW_UNROLL for (int quad = 0; quad < quads; ++quad) activation[tap][quad] = vld1q_s8(pixel[tap] + 16 * quad);
   }
-#define SPW_ADD_OUT(out)                                                                              \
-  {                                                                                                   \
-    int8x16_t repeated[2];                                                                            \
-    SPW_UNROLL for (int tap = 0; tap < taps; ++tap)                                                   \
-      repeated[tap] = hide(vreinterpretq_s8_s32(vdupq_laneq_s32(weights[tap], out)));                 \
-    SPW_UNROLL for (int quad = 0; quad < quads; ++quad) {                                             \
-      int16x8_t low = vmull_s8(vget_low_s8(activation[0][quad]), vget_low_s8(repeated[0]));           \
-      int16x8_t high = vmull_high_s8(activation[0][quad], repeated[0]);                               \
-      if (taps == 2) {                                                                                \
-        low = vmlal_s8(low, vget_low_s8(activation[1][quad]), vget_low_s8(repeated[1]));              \
-        high = vmlal_high_s8(high, activation[1][quad], repeated[1]);                                 \
-      }                                                                                               \
-      sum[quad][out][0] = vpadalq_s16(sum[quad][out][0], low);                                        \
-      sum[quad][out][1] = vpadalq_s16(sum[quad][out][1], high);                                       \
-    }                                                                                                 \
+#define SPW_ADD_OUT(out)                                                                    \
+  {                                                                                         \
+    int8x16_t repeated[2];                                                                  \
+    SPW_UNROLL for (int tap = 0; tap < taps; ++tap) repeated[tap] =                         \
+        hide(vreinterpretq_s8_s32(vdupq_laneq_s32(weights[tap], out)));                     \
+    SPW_UNROLL for (int quad = 0; quad < quads; ++quad) {                                   \
+      int16x8_t low = vmull_s8(vget_low_s8(activation[0][quad]), vget_low_s8(repeated[0])); \
+      int16x8_t high = vmull_high_s8(activation[0][quad], repeated[0]);                     \
+      if (taps == 2) {                                                                      \
+        low = vmlal_s8(low, vget_low_s8(activation[1][quad]), vget_low_s8(repeated[1]));    \
+        high = vmlal_high_s8(high, activation[1][quad], repeated[1]);                       \
+      }                                                                                     \
+      sum[quad][out][0] = vpadalq_s16(sum[quad][out][0], low);                              \
+      sum[quad][out][1] = vpadalq_s16(sum[quad][out][1], high);                             \
+    }                                                                                       \
   }
   SPW_ADD_OUT(0)
   SPW_ADD_OUT(1)
@@ -61,8 +61,8 @@ SPW_ALWAYS_INLINE void tile(const struct spw_conv_run *run, const struct spw_epi
                             const struct spw_span *span, int32_t first, const int quads, const int residual,
                             const int float_output) {
   int32x4_t sum[2][4][2];
-  SPW_UNROLL for (int quad = 0; quad < quads; ++quad)
-    SPW_UNROLL for (int out = 0; out < 4; ++out) sum[quad][out][0] = sum[quad][out][1] = vdupq_n_s32(0);
+  SPW_UNROLL for (int quad = 0; quad < quads; ++quad) SPW_UNROLL for (int out = 0; out < 4; ++out) sum[quad][out][0] =
+      sum[quad][out][1] = vdupq_n_s32(0);
   const int8_t *pixel = (const int8_t *)run->activation + span->input + 4 * first;
   const int8_t *block = run->weights;
   const int32_t *offset = run->offsets;

@@ -1,14 +1,13 @@
-// Depthwise convolution of half precision: 16 pixels x 4 channels, two pixels in a vector.
+// Depthwise convolution in half precision: 16 pixels x 4 channels, two pixels in a vector.
 #include "half_neon.h"
 
 SPW_ALWAYS_INLINE void tile(const struct spw_conv_run *run, const struct spw_epilogue_f16 *epilogue,
-                            const struct spw_quad *quads_of_tile, const int quads, const int pixels,
-                            const int float_output) {
+                            const struct spw_quad *quads_of_tile, const int quads, const int pixels) {
   float16x8_t sum[8];
   const char *pixel[4];
   const float16x4_t bias = vcvt_f16_f32(vld1q_f32(run->bias));
-  SPW_UNROLL for (int quad = 0; quad < quads; ++quad)
-    pixel[quad] = (const char *)run->activation + quads_of_tile[quad].input;
+  SPW_UNROLL for (int quad = 0; quad < quads; ++quad) pixel[quad] =
+      (const char *)run->activation + quads_of_tile[quad].input;
   SPW_UNROLL for (int pair = 0; pair < 2 * quads; ++pair) sum[pair] = vcombine_f16(bias, bias);
   const uint64_t *weights = run->weights;
   for (const int32_t *offset = run->offsets, *const end = offset + run->taps; offset < end; ++offset, ++weights) {
@@ -19,23 +18,18 @@ SPW_ALWAYS_INLINE void tile(const struct spw_conv_run *run, const struct spw_epi
       sum[2 * quad + 1] = vfmaq_f16(sum[2 * quad + 1], weight, vld1q_f16(from + 8));
     }
   }
-  SPW_UNROLL for (int pair = 0; pair < 2 * quads; ++pair)
-    spw_finish_pair_f16(epilogue, (size_t)quads_of_tile[pair / 2].output + (size_t)(pair % 2 * 8), sum[pair],
-                        pixels - pair % 2 * 2, float_output);
+  SPW_UNROLL for (int pair = 0; pair < 2 * quads; ++pair) spw_finish_pair_f16(
+      epilogue, (size_t)quads_of_tile[pair / 2].output + (size_t)(pair % 2 * 8), sum[pair], pixels - pair % 2 * 2);
 }
 
-SPW_ALWAYS_INLINE void convolve(const struct spw_conv_run *run, const int float_output) {
+void spw_dwconv_clamp_f16_f16_f16_16x4__neon_fp16(const struct spw_conv_run *run) {
   const struct spw_epilogue_f16 epilogue = spw_begin_f16(run);
   const struct spw_quad *quad = run->quad, *end = quad + run->quads;
   if (run->pixels < 4) {
-    for (; quad < end; ++quad) tile(run, &epilogue, quad, 1, run->pixels, float_output);
+    for (; quad < end; ++quad) tile(run, &epilogue, quad, 1, run->pixels);
     return;
   }
-  for (; end - quad >= 4; quad += 4) tile(run, &epilogue, quad, 4, 4, float_output);
-  if (end - quad >= 2) tile(run, &epilogue, quad, 2, 4, float_output), quad += 2;
-  if (quad < end) tile(run, &epilogue, quad, 1, 4, float_output);
+  for (; end - quad >= 4; quad += 4) tile(run, &epilogue, quad, 4, 4);
+  if (end - quad >= 2) tile(run, &epilogue, quad, 2, 4), quad += 2;
+  if (quad < end) tile(run, &epilogue, quad, 1, 4);
 }
-
-void spw_dwconv_clamp_f16_f16_f16_16x4__neon_fp16(const struct spw_conv_run *run) { convolve(run, 0); }
-
-void spw_dwconv_clamp_f32_f16_f16_16x4__neon_fp16(const struct spw_conv_run *run) { convolve(run, 1); }

@@ -10,8 +10,8 @@ void spw_dwconv_clamp_f32_f32_f32__scalar(const struct spw_conv_run *run) {
       for (int lane = 0; lane < 4; ++lane) {
         sum[lane] = run->bias[lane];
         for (size_t tap = 0; tap < run->taps; ++tap)
-          sum[lane] = fmaf(weights[4 * tap + (size_t)lane], ((const float *)(address + run->offsets[tap]))[lane],
-                           sum[lane]);
+          sum[lane] =
+              fmaf(weights[4 * tap + (size_t)lane], ((const float *)(address + run->offsets[tap]))[lane], sum[lane]);
       }
       spw_finish_f32(run, 0, (size_t)(run->quad[index].output + 4 * pixel), sum);
     }

@@ -46,7 +46,7 @@ SPW_ALWAYS_INLINE void tile(const struct spw_conv_run *run, const struct spw_epi
     add_taps(sum, pixel, offset, weights, 2, quads);
   if (run->taps % 2) add_taps(sum, pixel, offset, weights, 1, quads);
   SPW_UNROLL for (int quad = 0; quad < quads; ++quad)
-    spw_finish_quad_qa8(epilogue, 0, quads_of_tile[quad].output, sum[quad], float_output);
+      spw_finish_quad_qa8(epilogue, 0, quads_of_tile[quad].output, sum[quad], float_output);
 }
 
 SPW_ALWAYS_INLINE void convolve(const struct spw_conv_run *run, const int float_output) {

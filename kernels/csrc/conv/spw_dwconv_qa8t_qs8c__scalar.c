@@ -10,7 +10,8 @@ static void convolve(const struct spw_conv_run *run, int float_output) {
       for (int lane = 0; lane < 4; ++lane) {
         sum[lane] = run->initial[lane];
         for (size_t tap = 0; tap < run->taps; ++tap)
-          sum[lane] = spw_multiply_add(sum[lane], weights[4 * tap + (size_t)lane], activation[run->offsets[tap] + lane]);
+          sum[lane] =
+              spw_multiply_add(sum[lane], weights[4 * tap + (size_t)lane], activation[run->offsets[tap] + lane]);
       }
       spw_finish_qa8(run, 0, (size_t)(run->quad[index].output + 4 * pixel), sum, float_output);
     }

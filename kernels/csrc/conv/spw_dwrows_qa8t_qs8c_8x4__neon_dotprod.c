@@ -34,8 +34,8 @@ SPW_ALWAYS_INLINE struct spw_dwrows_weights read_weights(const int8_t *weights, 
     else second = vld1q_lane_s32((const int32_t *)(row + 16), second, 0);
     const int8x16x2_t table = {{vreinterpretq_s8_s32(first), vreinterpretq_s8_s32(second)}};
     SPW_UNROLL for (int shift = 0; shift < 3 - stride; ++shift)
-      SPW_UNROLL for (int block = 0; block < (size + 3) / 4; ++block)
-        spread.block[y][shift][block] = vqtbl2q_s8(table, vld1q_u8(bytes[shift][block]));
+        SPW_UNROLL for (int block = 0; block < (size + 3) / 4; ++block)
+            spread.block[y][shift][block] = vqtbl2q_s8(table, vld1q_u8(bytes[shift][block]));
   }
   return spread;
 }
@@ -47,14 +47,13 @@ SPW_ALWAYS_INLINE void accumulate(const struct spw_dwrows_weights *weights, cons
   const uint8x16_t order = vld1q_u8(transpose);
   const int blocks = (size + 3) / 4, count = 3 * stride / 2 + 2 * blocks - 1;
   SPW_UNROLL for (int from = 0; from < (rows - 1) * stride + size; ++from) {
-    int8x16_t channels[MAX_BLOCKS];   // block i begins at pixel 2 * i
-    SPW_UNROLL for (int index = 0; index < count; ++index)
-      channels[index] = vqtbl1q_s8(vld1q_s8(pixels + (size_t)from * row_bytes + 8 * index), order);
+    int8x16_t channels[MAX_BLOCKS];  // block i begins at pixel 2 * i
+    SPW_UNROLL for (int index = 0; index < count; ++index) channels[index] =
+        vqtbl1q_s8(vld1q_s8(pixels + (size_t)from * row_bytes + 8 * index), order);
     SPW_UNROLL for (int row = 0; row < rows; ++row) {
       const int y = from - row * stride;
       if (y < 0 || y >= size) continue;
-      SPW_UNROLL for (int block = 0; block < blocks; ++block)
-        SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
+      SPW_UNROLL for (int block = 0; block < blocks; ++block) SPW_UNROLL for (int pixel = 0; pixel < 4; ++pixel)
           sum[row][pixel] = vdotq_s32(sum[row][pixel], channels[pixel * stride / 2 + 2 * block],
                                       weights->block[y][pixel * stride % 2][block]);
     }
@@ -67,6 +66,4 @@ void spw_dwrows_clamp_qa8t_qa8t_qs8c_8x4__neon_dotprod(const struct spw_conv_run
   spw_dwrows_any_window(run, 0);
 }
 
-void spw_dwrows_clamp_f32_qa8t_qs8c_8x4__neon_dotprod(const struct spw_conv_run *run) {
-  spw_dwrows_any_window(run, 1);
-}
+void spw_dwrows_clamp_f32_qa8t_qs8c_8x4__neon_dotprod(const struct spw_conv_run *run) { spw_dwrows_any_window(run, 1); }

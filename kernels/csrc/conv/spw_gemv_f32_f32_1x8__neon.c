@@ -3,8 +3,8 @@
 
 SPW_ALWAYS_INLINE void multiply(const struct spw_conv_run *run, const int packs) {
   float32x4_t partial[2][4];
-  SPW_UNROLL for (int pack = 0; pack < packs; ++pack)
-    SPW_UNROLL for (int in = 0; in < 4; ++in) partial[pack][in] = vdupq_n_f32(0);
+  SPW_UNROLL for (int pack = 0; pack < packs; ++pack) SPW_UNROLL for (int in = 0; in < 4; ++in) partial[pack][in] =
+      vdupq_n_f32(0);
   const float *activation = run->activation, *block = run->weights;
   for (size_t tap = 0; tap < run->taps; ++tap, activation += 4, block += 16 * packs) {
     const float32x4_t four = vld1q_f32(activation);

@@ -14,7 +14,8 @@ void spw_gemv_clamp_f32_f32_f32__scalar(const struct spw_conv_run *run) {
     }
     float sum[4];
     for (int out = 0; out < 4; ++out)
-      sum[out] = ((partial[0][out] + partial[1][out]) + (partial[2][out] + partial[3][out])) + run->bias[4 * pack + out];
+      sum[out] =
+          ((partial[0][out] + partial[1][out]) + (partial[2][out] + partial[3][out])) + run->bias[4 * pack + out];
     spw_finish_f32(run, 4 * pack, 0, sum);
   }
 }

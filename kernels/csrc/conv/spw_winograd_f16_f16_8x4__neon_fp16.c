@@ -1,4 +1,4 @@
-// Winograd transforms of half precision, 4 channels of two tiles in a vector; each operation is a line of the scalar
+// Winograd transforms in half precision, 4 channels of two tiles in a vector; each operation is a line of the scalar
 // twin.
 #include "half_neon.h"
 

@@ -10,9 +10,9 @@ typedef struct {
   float lane[4];
 } vector;
 
-#define EACH_LANE(expression)                                                \
-  vector result;                                                             \
-  for (int lane = 0; lane < 4; ++lane) result.lane[lane] = (expression);     \
+#define EACH_LANE(expression)                                            \
+  vector result;                                                         \
+  for (int lane = 0; lane < 4; ++lane) result.lane[lane] = (expression); \
   return result
 
 INLINE vector load(const float *from) { EACH_LANE(from[lane]); }

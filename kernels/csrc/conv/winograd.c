@@ -11,19 +11,20 @@
 #include "../formats.h"
 
 enum {
-  INPUT_BYTES = 384 * 1024,           // of transformed input in a band, when that leaves
-  BAND_TILES = 16,                    // at least so many, without which transforming weights would dominate
-  BLOCK_PACKS = 16,                   // input packs whose weights are transformed at a time
+  INPUT_BYTES = 384 * 1024,  // of transformed input in a band, when that leaves
+  BAND_TILES = 16,           // at least so many, without which transforming weights would dominate
+  BLOCK_PACKS = 16,          // input packs whose weights are transformed at a time
   LEAST_CHANNELS = 16,
   ALIGNMENT = 64,
 };
 
 struct plan {
-  size_t pixel_bytes;                 // of 4 channels
-  int columns, tiles;                 // of an image
-  int in_packs, out_packs, panels;
+  size_t pixel_bytes;  // of 4 channels
+  int columns, tiles;  // of an image
+  int in_packs, out_packs;
+  int panel_packs, panels;  // output packs whose products are made together
   int band_tiles;
-  int columns_at_once;                // of places whose weights are transformed at a time
+  int columns_at_once;  // of places whose weights are transformed at a time
 };
 
 static int ceil_div(int value, int divisor) { return (value + divisor - 1) / divisor; }
@@ -41,24 +42,27 @@ static struct plan make_plan(const struct spw_conv2d *operator, int bands) {
   struct plan plan = {
       .pixel_bytes = SPW_CHANNEL_PACK * (half ? sizeof(uint16_t) : sizeof(float)),
       .columns = ceil_div(operator->out_width, SPW_WINOGRAD_OUTPUTS),
+      .columns_at_once = half ? 3 : 1,  // as many as a first-level cache has room for
       .in_packs = ceil_div(operator->in_channels, SPW_CHANNEL_PACK),
       .out_packs = ceil_div(operator->out_channels, SPW_CHANNEL_PACK),
-      .columns_at_once = half ? 6 : 1,    // as many as a first-level cache has room for
   };
   plan.tiles = plan.columns * ceil_div(operator->out_height, SPW_WINOGRAD_OUTPUTS);
-  plan.panels = ceil_div(plan.out_packs, 2);
   const int fitting = INPUT_BYTES / (int)(SPW_WINOGRAD_PLACES * (size_t)plan.in_packs * plan.pixel_bytes) / 4 * 4;
   const int most = max_int(fitting, BAND_TILES);
   const int wanted = max_int(ceil_div(plan.tiles, most), min_int(bands, ceil_div(plan.tiles, BAND_TILES)));
   plan.band_tiles = round_up_4(ceil_div(plan.tiles, wanted));
+  // 16 channels of halves at a time read the transformed input half as often as 8, and give the kernel enough sums to
+  // hide how long each product takes where there are 4 tiles.
+  plan.panel_packs = half && plan.out_packs % 4 == 0 ? 4 : 2;
+  plan.panels = ceil_div(plan.out_packs, plan.panel_packs);
   return plan;
 }
 
 int spw_winograd_suits(const struct spw_conv2d *operator) {
-  if (operator->type == SPW_CONV2D_QA8 || operator->float_output || operator->kernel_height != 3 || operator->kernel_width != 3 ||
-      operator->stride_height != 1 || operator->stride_width != 1 || operator->dilation_height != 1 ||
-      operator->dilation_width != 1 || operator->groups != 1 || operator->in_channels < LEAST_CHANNELS ||
-      operator->out_channels < LEAST_CHANNELS)
+  if (operator->type == SPW_CONV2D_QA8 || operator->float_output || operator->kernel_height != 3 ||
+      operator->kernel_width != 3 || operator->stride_height != 1 || operator->stride_width != 1 ||
+      operator->dilation_height != 1 || operator->dilation_width != 1 || operator->groups != 1 ||
+      operator->in_channels < LEAST_CHANNELS || operator->out_channels < LEAST_CHANNELS)
     return 0;
   // Vector instructions for one input channel and one pack of output channels: products, transformed weights, and the
   // shares of the transformed inputs and outputs; against the products of the direct form.
@@ -83,11 +87,12 @@ static size_t input_bytes(const struct plan *plan) {
 }
 
 static size_t weights_bytes(const struct plan *plan) {
-  return (size_t)(6 * plan->columns_at_once) * (size_t)min_int(plan->in_packs, BLOCK_PACKS) * 8 * plan->pixel_bytes;
+  return (size_t)(6 * plan->columns_at_once) * (size_t)min_int(plan->in_packs, BLOCK_PACKS) * 4 *
+         (size_t)plan->panel_packs * plan->pixel_bytes;
 }
 
 static size_t products_bytes(const struct plan *plan) {
-  return align_up(SPW_WINOGRAD_PLACES * (size_t)plan->band_tiles * 2 * plan->pixel_bytes);
+  return align_up(SPW_WINOGRAD_PLACES * (size_t)plan->band_tiles * (size_t)plan->panel_packs * plan->pixel_bytes);
 }
 
 static size_t offsets_bytes(void) { return align_up(BLOCK_PACKS * sizeof(int32_t)); }
@@ -124,21 +129,35 @@ static struct workspace workspace_of(const struct job *job, int thread) {
   return workspace;
 }
 
-// The 36 products of a panel, summed over the input channels.
+static size_t panel_bytes(const struct plan *plan) { return (size_t)plan->in_packs * 9 * 8 * plan->pixel_bytes; }
+
+// The 36 products of a panel, or of two as they are stored, summed over the input channels.
 static void multiply_panel(const struct job *job, const struct workspace *workspace, int tiles, int packs,
                            const unsigned char *panel) {
-  static const float zero[8];
+  static const float zero[16];
   const struct plan *plan = &job->plan;
   const size_t tap_bytes = (size_t)packs * 4 * plan->pixel_bytes;
+  const int stored_packs = min_int(packs, 2);
   const size_t pack_bytes = (size_t)tiles * plan->pixel_bytes;
   const size_t product_bytes = (size_t)packs * pack_bytes;
   for (int first = 0; first < plan->in_packs; first += BLOCK_PACKS) {
     const int block = min_int(BLOCK_PACKS, plan->in_packs - first);
     for (int column = 0; column < 6; column += plan->columns_at_once) {
-      const struct spw_winograd_run weights = {.stage = SPW_WINOGRAD_WEIGHTS, .operator = &job->operator,
-                                               .from = panel + (size_t)first * 9 * tap_bytes, .to = workspace->weights,
-                                               .in_packs = block, .packs = packs, .column = column, .columns = plan->columns_at_once};
-      job->transform(&weights);
+      for (int pack = 0; pack < packs; pack += 2) {
+        const struct spw_winograd_run weights = {
+            .stage = SPW_WINOGRAD_WEIGHTS,
+            .operator = &job->operator,
+            .from = panel + (size_t)pack / 2 * panel_bytes(plan) +
+                    (size_t)(first * 9 * stored_packs) * 4 * plan->pixel_bytes,
+            .to = workspace->weights + (size_t)pack * plan->pixel_bytes,
+            .in_packs = block,
+            .packs = stored_packs,
+            .all_packs = packs,
+            .column = column,
+            .columns = plan->columns_at_once,
+        };
+        job->transform(&weights);
+      }
       for (int index = 0; index < 6 * plan->columns_at_once; ++index) {
         const size_t place = (size_t)(6 * column + index);
         unsigned char *product = workspace->products + place * product_bytes;
@@ -193,21 +212,21 @@ static void run_task(void *argument, size_t index, int thread) {
   run.from = workspace.products;
   const unsigned char *values = spw_weights_section(job->weights, job->weights->values_offset);
   const float *bias = spw_weights_section(job->weights, job->weights->bias_offset);
-  const size_t panel_bytes = (size_t)plan->in_packs * 9 * 8 * plan->pixel_bytes;
   const int first = plan->panels * split / job->splits, last = plan->panels * (split + 1) / job->splits;
   for (int panel = first; panel < last; ++panel) {
-    run.packs = min_int(2, plan->out_packs - 2 * panel);
-    multiply_panel(job, &workspace, tiles, run.packs, values + (size_t)panel * panel_bytes);
-    const size_t at = ((size_t)image * (size_t)plan->out_packs + 2 * (size_t)panel) * out_plane;
+    const int pack = plan->panel_packs * panel;
+    run.packs = min_int(plan->panel_packs, plan->out_packs - pack);
+    multiply_panel(job, &workspace, tiles, run.packs, values + (size_t)(pack / 2) * panel_bytes(plan));
+    const size_t at = ((size_t)image * (size_t)plan->out_packs + (size_t)pack) * out_plane;
     run.to = job->output + at;
     run.residual = job->residual ? job->residual + at : NULL;
-    run.bias = bias + 8 * panel;
+    run.bias = bias + 4 * pack;
     job->transform(&run);
   }
 }
 
-void spw_winograd_conv2d(const struct spw_conv2d *operator, const void *weights, const void *input, const void *residual,
-                         void *output, struct spw_context *context) {
+void spw_winograd_conv2d(const struct spw_conv2d *operator, const void *weights, const void *input,
+                         const void *residual, void *output, struct spw_context *context) {
   const int wanted = ceil_div(context->threads, operator->batch);
   const int half = operator->type == SPW_CONV2D_F16;
   struct job job = {
@@ -219,7 +238,8 @@ void spw_winograd_conv2d(const struct spw_conv2d *operator, const void *weights,
       .residual = residual,
       .output = output,
       .context = context,
-      .transform = spw_find_winograd_kernel(half ? SPW_ROLE_WINOGRAD_F16 : SPW_ROLE_WINOGRAD_F32, context->instruction_sets),
+      .transform =
+          spw_find_winograd_kernel(half ? SPW_ROLE_WINOGRAD_F16 : SPW_ROLE_WINOGRAD_F32, context->instruction_sets),
       .multiply = spw_find_conv_kernel(half ? SPW_ROLE_CONV_F16 : SPW_ROLE_CONV_F32, context->instruction_sets),
   };
   job.bands = ceil_div(job.plan.tiles, job.plan.band_tiles);

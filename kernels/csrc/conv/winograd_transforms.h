@@ -15,7 +15,7 @@
 
 // Tiles of a vector: where they lie in the image, and how much of them.
 struct place {
-  int y, x;                           // of the first output
+  int y, x;  // of the first output
 };
 
 INLINE void place_tiles(const struct spw_winograd_run *run, int tile, struct place places[TILES]) {
@@ -41,37 +41,43 @@ static void copy_window(const element *from, size_t from_pitch, element *to, siz
 
 static const float ROOT = 1.41421356f;
 
-// One of the six rows of G, of three vectors.
+// One of the six rows of G, of three vectors. The rows of the inner points are multiplied by what saves operations here,
+// -3/2 and 3, which At takes back for nothing.
 INLINE vector transform_weights(vector first, vector second, vector third, const int row) {
-  const vector near = multiply_add(scale(first, -2.0f / 3), third, -1.0f / 3);
-  const vector far = multiply_add(scale(first, 1.0f / 6), third, 1.0f / 3);
+  const vector near = multiply_add(first, third, 0.5f), far = multiply_add(third, first, 0.5f);
   switch (row) {
-    case 0: return first;
-    case 1: return multiply_add(near, second, -ROOT / 3);
-    case 2: return multiply_add(near, second, ROOT / 3);
-    case 3: return multiply_add(far, second, ROOT / 6);
-    case 4: return multiply_add(far, second, -ROOT / 6);
-    default: return third;
+    case 0:
+      return first;
+    case 1:
+      return multiply_add(near, second, ROOT / 2);
+    case 2:
+      return multiply_add(near, second, -ROOT / 2);
+    case 3:
+      return multiply_add(far, second, ROOT / 2);
+    case 4:
+      return multiply_add(far, second, -ROOT / 2);
+    default:
+      return third;
   }
 }
 
-INLINE void weights_columns(const struct spw_winograd_run *run, const int first, const int columns) {
+INLINE void weights_stage(const struct spw_winograd_run *run, const int first, const int columns) {
   enum { VECTOR = 4 * TILES };
-  const int tap = 16 * run->packs;
-  const size_t place = (size_t)run->in_packs * (size_t)tap;
+  const int tap = 16 * run->packs, row = 4 * run->packs, skipped = 4 * (run->all_packs - run->packs);
+  const size_t place = (size_t)run->in_packs * 16 * (size_t)run->all_packs;
   const element *from = run->from;
   element *to = run->to;
   for (int pack = 0; pack < run->in_packs; ++pack, from += 9 * tap) {
-    for (int at = 0; at < tap; at += VECTOR, to += VECTOR) {
+    for (int at = 0; at < tap; at += VECTOR, to += VECTOR + (at & (row - 1) ? 0 : skipped)) {
       element *next = to;
       vector weight[9];
       UNROLL for (int index = 0; index < 9; ++index) weight[index] = load(from + index * tap + at);
       UNROLL for (int x = 0; x < columns; ++x) {
         vector half_done[3];
-        UNROLL for (int y = 0; y < 3; ++y)
-          half_done[y] = transform_weights(weight[3 * y], weight[3 * y + 1], weight[3 * y + 2], first + x);
+        UNROLL for (int y = 0; y < 3; ++y) half_done[y] =
+            transform_weights(weight[3 * y], weight[3 * y + 1], weight[3 * y + 2], first + x);
         UNROLL for (int y = 0; y < 6; ++y, next += place)
-          store(next, transform_weights(half_done[0], half_done[1], half_done[2], y));
+            store(next, transform_weights(half_done[0], half_done[1], half_done[2], y));
       }
     }
   }
@@ -133,15 +139,15 @@ INLINE void input_stage(const struct spw_winograd_run *run) {
 INLINE void transform_output(const vector *in, vector *out, const int step) {
   const vector near = add(in[step], in[2 * step]), near_odd = subtract(in[step], in[2 * step]);
   const vector far = add(in[3 * step], in[4 * step]), far_odd = subtract(in[3 * step], in[4 * step]);
-  out[0] = add(add(in[0], near), far);
-  out[1] = scale(multiply_add(near_odd, far_odd, 2), ROOT / 2);
-  out[2] = multiply_add(scale(near, 0.5f), far, 2);
-  out[3] = multiply_add(multiply_add(in[5 * step], near_odd, ROOT / 4), far_odd, 2 * ROOT);
+  out[0] = multiply_add(multiply_add(in[0], near, -2.0f / 3), far, 1.0f / 3);
+  out[1] = scale(subtract(far_odd, near_odd), ROOT / 3);
+  out[2] = multiply_add(scale(near, -1.0f / 3), far, 2.0f / 3);
+  out[3] = multiply_add(multiply_add(in[5 * step], near_odd, -ROOT / 6), far_odd, 2 * ROOT / 3);
 }
 
 INLINE void output_stage(const struct spw_winograd_run *run) {
   // A copy: the compiler has to assume that every store changes what a pointer leads to.
-  const struct spw_conv2d copy = *run->operator, *const shape = &copy;
+  const struct spw_conv2d copy = *run->operator, * const shape = & copy;
   const size_t row = (size_t)shape->out_width * 4, plane = row * (size_t)shape->out_height;
   const size_t step = (size_t)run->packs * (size_t)run->tiles * 4;
   element edge[TILES][64], edge_residual[TILES][64];
@@ -197,13 +203,24 @@ INLINE void output_stage(const struct spw_winograd_run *run) {
 INLINE void run_stage(const struct spw_winograd_run *run) {
   if (run->stage == SPW_WINOGRAD_INPUT) input_stage(run);
   else if (run->stage == SPW_WINOGRAD_OUTPUT) output_stage(run);
-  else if (run->columns == 6) weights_columns(run, 0, 6);
+  else if (run->columns == 3) run->column ? weights_stage(run, 3, 3) : weights_stage(run, 0, 3);
   else switch (run->column) {
-    case 0: weights_columns(run, 0, 1); break;
-    case 1: weights_columns(run, 1, 1); break;
-    case 2: weights_columns(run, 2, 1); break;
-    case 3: weights_columns(run, 3, 1); break;
-    case 4: weights_columns(run, 4, 1); break;
-    default: weights_columns(run, 5, 1);
-  }
+      case 0:
+        weights_stage(run, 0, 1);
+        break;
+      case 1:
+        weights_stage(run, 1, 1);
+        break;
+      case 2:
+        weights_stage(run, 2, 1);
+        break;
+      case 3:
+        weights_stage(run, 3, 1);
+        break;
+      case 4:
+        weights_stage(run, 4, 1);
+        break;
+      default:
+        weights_stage(run, 5, 1);
+    }
 }

@@ -9,8 +9,8 @@
 #include "../spw.h"
 
 enum {
-  CHUNK = 64,                         // pixels that are quantized before their channels are packed
-  RANGE = 4096,                       // pixels of a task
+  CHUNK = 64,    // pixels that are quantized before their channels are packed
+  RANGE = 4096,  // pixels of a task
 };
 
 static inline int min_int(int left, int right) { return left < right ? left : right; }

@@ -10,8 +10,8 @@ enum { SPARROW_PROGRAM_VERSION = 1 };
 // Everything a step may touch.
 struct sparrow_frame {
   struct spw_context *context;
-  unsigned char *arena;               // program->arena_bytes, 64-byte aligned
-  const unsigned char *weights;       // program->weights
+  unsigned char *arena;          // program->arena_bytes, 64-byte aligned
+  const unsigned char *weights;  // program->weights
   const sparrow_buffer *inputs;
   const sparrow_buffer *outputs;
 };
@@ -29,12 +29,12 @@ struct sparrow_layer {
 };
 
 struct sparrow_program {
-  uint32_t version;                   // SPARROW_PROGRAM_VERSION
+  uint32_t version;  // SPARROW_PROGRAM_VERSION
   const char *name;
-  const char *hash;                   // SHA-256 of the weights, hexadecimal, as in manifest.json
+  const char *hash;  // SHA-256 of the weights, hexadecimal, as in manifest.json
   const unsigned char *weights;
   size_t weights_bytes;
-  uint64_t weights_checksum;          // sparrow_checksum() of the weights
+  uint64_t weights_checksum;  // sparrow_checksum() of the weights
   size_t arena_bytes;
   const sparrow_tensor *inputs;
   size_t input_count;
@@ -49,9 +49,9 @@ struct sparrow_program {
 // The TVM side of a step: DLPack's tensor and TVM's tagged value, as its C interface lays them out.
 struct sparrow_dl_tensor {
   void *data;
-  int32_t device_type, device_id;     // 1, 0: CPU
+  int32_t device_type, device_id;  // 1, 0: CPU
   int32_t rank;
-  uint8_t type_code, type_bits;       // 0 signed, 1 unsigned, 2 float
+  uint8_t type_code, type_bits;  // 0 signed, 1 unsigned, 2 float
   uint16_t type_lanes;
   int64_t *shape, *strides;
   uint64_t byte_offset;
@@ -59,7 +59,7 @@ struct sparrow_dl_tensor {
 _Static_assert(sizeof(struct sparrow_dl_tensor) == 48, "DLPack's DLTensor");
 
 struct sparrow_tvm_value {
-  int32_t type_index;                 // 7: DLTensor*
+  int32_t type_index;  // 7: DLTensor*
   uint32_t padding;
   union {
     int64_t integer;
@@ -71,10 +71,10 @@ _Static_assert(sizeof(struct sparrow_tvm_value) == 16, "TVM's TVMFFIAny");
 typedef int32_t (*sparrow_tvm_function)(void *self, struct sparrow_tvm_value *arguments, int32_t count,
                                         struct sparrow_tvm_value *result);
 
-enum { SPARROW_MAX_OPERANDS = 64 };
-
 // Calls a function that TVM compiled. Returns 0 or non-zero with the error text set.
-int sparrow_call_tvm(sparrow_tvm_function function, struct sparrow_dl_tensor *tensors, int32_t count);
+// arguments: [count], room for what the function is passed.
+int sparrow_call_tvm(sparrow_tvm_function function, struct sparrow_dl_tensor *tensors,
+                     struct sparrow_tvm_value *arguments, int32_t count);
 
 // FNV-style hash over 8-byte words and the remaining bytes; equal to checksum() in deploy/codegen_c.py.
 uint64_t sparrow_checksum(const unsigned char *data, size_t bytes);

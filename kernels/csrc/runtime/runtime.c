@@ -1,6 +1,7 @@
 // Instances of a program: memory, threads, argument checks, error text, and the few symbols that TVM's code calls.
 #define _POSIX_C_SOURCE 200809L
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -9,14 +10,14 @@
 #include <sys/auxv.h>
 
 #include "program.h"
+#include "system.h"
 #include "thread_pool.h"
 
 enum { ALIGNMENT = 64, ERROR_BYTES = 256 };
-enum { SYSTEM_SETAFFINITY = 122, SYSTEM_GETAFFINITY = 123, SYSTEM_YIELD = 124 };
 enum { MAX_CPUS = 1024, MASK_BITS = 64, MASK_WORDS = MAX_CPUS / MASK_BITS };
 
 struct sparrow_model {
-  struct spw_context context;         // first: parallel_for gets back from it to the model
+  struct spw_context context;  // first: parallel_for gets back from it to the model
   const sparrow_program *program;
   struct thread_pool *pool;
   unsigned char *arena;
@@ -25,12 +26,29 @@ struct sparrow_model {
   char error[ERROR_BYTES];
 };
 
-static _Thread_local char thread_error[ERROR_BYTES];
+// The text of each thread's last error. Not _Thread_local: a library that an app loads cannot have that before Android 10.
+static pthread_once_t error_once = PTHREAD_ONCE_INIT;
+static pthread_key_t error_key;
+static int error_key_made;
 
-static void set_error(sparrow_model *model, const char *format, ...) {
+static void make_error_key(void) { error_key_made = !pthread_key_create(&error_key, free); }
+
+static char *thread_error(void) {
+  static char no_memory[ERROR_BYTES];
+  pthread_once(&error_once, make_error_key);
+  if (!error_key_made) return no_memory;
+  char *text = pthread_getspecific(error_key);
+  if (text) return text;
+  text = calloc(1, ERROR_BYTES);
+  if (text && !pthread_setspecific(error_key, text)) return text;
+  free(text);
+  return no_memory;
+}
+
+__attribute__((format(printf, 2, 3))) static void set_error(sparrow_model *model, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(model ? model->error : thread_error, ERROR_BYTES, format, arguments);
+  vsnprintf(model ? model->error : thread_error(), ERROR_BYTES, format, arguments);
   va_end(arguments);
 }
 
@@ -46,8 +64,11 @@ uint64_t sparrow_checksum(const unsigned char *data, size_t bytes) {
   return hash;
 }
 
-// Bits of AT_HWCAP and AT_HWCAP2 on 64-bit ARM Linux.
+// Bits of AT_HWCAP and AT_HWCAP2 on 64-bit ARM Linux; elsewhere the scalar twins run.
 static uint32_t detect_instruction_sets(void) {
+#ifndef __aarch64__
+  return 0;
+#endif
   unsigned long capabilities = getauxval(16), more = getauxval(26);
   uint32_t sets = SPW_ISA_NEON;
   if (capabilities & (1ul << 20)) sets |= SPW_ISA_DOTPROD;
@@ -66,6 +87,9 @@ static const char *check_program(const sparrow_program *program) {
     return "the weights are damaged";
   for (size_t index = 0; index < program->layer_count; index++) {
     const struct sparrow_layer *layer = &program->layers[index];
+    if (layer->weights_offset > program->weights_bytes ||
+        layer->weights_bytes > program->weights_bytes - layer->weights_offset)
+      return "a layer's weights lie outside the weights";
     const char *wrong =
         spw_weights_check(&layer->operator, program->weights + layer->weights_offset, layer->weights_bytes);
     if (wrong) return wrong;
@@ -108,33 +132,23 @@ struct binding {
   size_t count;
   int threads;
   _Atomic int arrived;
-  _Atomic int refused;                // a core that a thread could not be bound to, plus 1
+  _Atomic int refused;  // a core that a thread could not be bound to, plus 1
 };
-
-// System calls in place of the C library's functions: those for affinity differ between glibc, musl and bionic.
-static long system_call(long number, long first, long second, void *third) {
-  register long x0 __asm__("x0") = first;
-  register long x1 __asm__("x1") = second;
-  register void *x2 __asm__("x2") = third;
-  register long x8 __asm__("x8") = number;
-  __asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x8) : "memory");
-  return x0;
-}
 
 static void bind_thread(void *argument, size_t index, int thread) {
   struct binding *binding = argument;
   (void)index;
   // Nobody ends its task before all have begun theirs, so that each thread takes exactly one.
   atomic_fetch_add(&binding->arrived, 1);
-  while (atomic_load(&binding->arrived) < binding->threads) system_call(SYSTEM_YIELD, 0, 0, NULL);
+  while (atomic_load(&binding->arrived) < binding->threads) sparrow_system_call(SYSTEM_YIELD, 0, 0, NULL, NULL);
   int one = binding->count == (size_t)binding->threads;
   const int *cpus = one ? &binding->cpus[thread] : binding->cpus;
   size_t count = one ? 1 : binding->count;
   uint64_t wanted[MASK_WORDS] = {0}, got[MASK_WORDS] = {0};
   for (size_t cpu = 0; cpu < count; cpu++) wanted[cpus[cpu] / MASK_BITS] |= (uint64_t)1 << cpus[cpu] % MASK_BITS;
   // The system drops cores that are offline from the mask and refuses an empty one.
-  if (system_call(SYSTEM_SETAFFINITY, 0, sizeof wanted, wanted) >= 0)
-    system_call(SYSTEM_GETAFFINITY, 0, sizeof got, got);
+  if (sparrow_system_call(SYSTEM_SETAFFINITY, 0, sizeof wanted, wanted, NULL) >= 0)
+    sparrow_system_call(SYSTEM_GETAFFINITY, 0, sizeof got, got, NULL);
   for (size_t cpu = 0; cpu < count; cpu++)
     if (!(got[cpus[cpu] / MASK_BITS] >> cpus[cpu] % MASK_BITS & 1)) atomic_store(&binding->refused, cpus[cpu] + 1);
 }
@@ -181,7 +195,8 @@ int sparrow_create(const sparrow_program *program, int threads, sparrow_model **
   }
   sparrow_model *model = calloc(1, sizeof *model);
   void *arena = NULL;
-  if (!model || posix_memalign(&arena, ALIGNMENT, program->arena_bytes + ALIGNMENT)) {
+  if (!model || program->arena_bytes > SIZE_MAX - ALIGNMENT ||
+      posix_memalign(&arena, ALIGNMENT, program->arena_bytes + ALIGNMENT)) {
     free(model);
     set_error(NULL, "%s: no memory for an arena of %zu bytes", program->name, program->arena_bytes);
     return SPARROW_ERROR_MEMORY;
@@ -224,9 +239,6 @@ static int check_buffers(sparrow_model *model, const char *what, const sparrow_t
   return SPARROW_OK;
 }
 
-// An unallocated hint, no operation on every core: a counting emulator takes it for the end of a section.
-static void end_section(void) { __asm__ volatile("hint #122" ::: "memory"); }
-
 int sparrow_run(sparrow_model *model, const sparrow_buffer *inputs, size_t input_count, const sparrow_buffer *outputs,
                 size_t output_count) {
   if (!model) return SPARROW_ERROR_ARGUMENT;
@@ -237,9 +249,9 @@ int sparrow_run(sparrow_model *model, const sparrow_buffer *inputs, size_t input
   struct sparrow_frame frame = {&model->context, model->arena, program->weights, inputs, outputs};
   for (size_t index = 0; index < program->step_count; index++) {
     if (model->observer) model->observer(model->observer_argument, index, program->steps[index].name);
-    end_section();
+    SPARROW_MARK(122);  // a section ends
     if (program->steps[index].run(&frame)) {
-      set_error(model, "step %zu, %s: %s", index, program->steps[index].name, thread_error);
+      set_error(model, "step %zu, %s: %s", index, program->steps[index].name, thread_error());
       return SPARROW_ERROR_OPERATOR;
     }
   }
@@ -247,7 +259,7 @@ int sparrow_run(sparrow_model *model, const sparrow_buffer *inputs, size_t input
   return SPARROW_OK;
 }
 
-const char *sparrow_last_error(const sparrow_model *model) { return model ? model->error : thread_error; }
+const char *sparrow_last_error(const sparrow_model *model) { return model ? model->error : thread_error(); }
 
 void sparrow_destroy(sparrow_model *model) {
   if (!model) return;
@@ -257,8 +269,9 @@ void sparrow_destroy(sparrow_model *model) {
   free(model);
 }
 
-int sparrow_call_tvm(sparrow_tvm_function function, struct sparrow_dl_tensor *tensors, int32_t count) {
-  struct sparrow_tvm_value arguments[SPARROW_MAX_OPERANDS], result = {0};
+int sparrow_call_tvm(sparrow_tvm_function function, struct sparrow_dl_tensor *tensors,
+                     struct sparrow_tvm_value *arguments, int32_t count) {
+  struct sparrow_tvm_value result = {0};
   for (int32_t index = 0; index < count; index++) {
     arguments[index] = (struct sparrow_tvm_value){.type_index = 7, .value.pointer = &tensors[index]};
   }
@@ -268,9 +281,10 @@ int sparrow_call_tvm(sparrow_tvm_function function, struct sparrow_dl_tensor *te
 // Symbols that code generated by TVM refers to. Several programs in one executable share them.
 
 SPARROW_API void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
-  size_t used = (size_t)snprintf(thread_error, ERROR_BYTES, "%s: ", kind);
+  char *text = thread_error();
+  size_t used = (size_t)snprintf(text, ERROR_BYTES, "%s: ", kind);
   for (int32_t index = 0; index < count && used < ERROR_BYTES; index++)
-    used += (size_t)snprintf(thread_error + used, ERROR_BYTES - used, "%s", parts[index]);
+    used += (size_t)snprintf(text + used, ERROR_BYTES - used, "%s", parts[index]);
 }
 
 static void *allocate_workspace(int device_type, int device_id, uint64_t bytes, int type_code, int type_bits) {

@@ -27,10 +27,10 @@ typedef struct sparrow_model sparrow_model;
 
 enum sparrow_status {
   SPARROW_OK = 0,
-  SPARROW_ERROR_ARGUMENT = 1,   // a pointer, count or size that does not fit; sparrow_last_error() says which
-  SPARROW_ERROR_MEMORY = 2,     // no memory, or no more threads
-  SPARROW_ERROR_DAMAGED = 3,    // the weights are not what the compiler wrote
-  SPARROW_ERROR_OPERATOR = 4,   // an operator refused its operands
+  SPARROW_ERROR_ARGUMENT = 1,  // a pointer, count or size that does not fit; sparrow_last_error() says which
+  SPARROW_ERROR_MEMORY = 2,    // no memory, or no more threads
+  SPARROW_ERROR_DAMAGED = 3,   // the weights are not what the compiler wrote
+  SPARROW_ERROR_OPERATOR = 4,  // an operator refused its operands
 };
 
 enum sparrow_type {

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "program.h"
+#include "system.h"
 
 extern const sparrow_program SPARROW_PROGRAM;
 
@@ -28,10 +29,6 @@ static const char usage[] =
     "Exit codes: 0 ok, 1 error, 2 usage.\n";
 
 enum { EXIT_ERROR = 1, EXIT_USAGE = 2 };
-
-// Unallocated hints, no operation on every core: a counting emulator takes them for the borders of the measured region.
-static void region_begin(void) { __asm__ volatile("hint #120" ::: "memory"); }
-static void region_end(void) { __asm__ volatile("hint #121" ::: "memory"); }
 
 enum { MAX_CPUS = 64 };
 
@@ -151,9 +148,9 @@ struct step_time {
 
 // What is written down of the measured runs, in nanoseconds.
 struct measurement {
-  uint64_t *times;                    // of each run
+  uint64_t *times;  // of each run
   size_t count, capacity;
-  struct step_time *steps;            // NULL without --profile
+  struct step_time *steps;  // NULL without --profile
   uint64_t step_begin;
 };
 
@@ -186,9 +183,9 @@ static int run_measured(sparrow_model *model, const sparrow_program *program, co
     measurement->capacity = capacity;
   }
   uint64_t begin = nanoseconds();
-  region_begin();
+  SPARROW_MARK(120);  // the measured region begins
   int status = sparrow_run(model, inputs, program->input_count, outputs, program->output_count);
-  region_end();
+  SPARROW_MARK(121);  // and ends
   measurement->times[measurement->count++] = nanoseconds() - begin;
   return status ? fail("run", sparrow_last_error(model)) : 0;
 }

@@ -5,7 +5,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { SYSTEM_FUTEX = 98, FUTEX_WAIT_PRIVATE = 128, FUTEX_WAKE_PRIVATE = 129 };
+#include "system.h"
+
+enum { FUTEX_WAIT_PRIVATE = 128, FUTEX_WAKE_PRIVATE = 129 };
 
 struct worker {
   struct thread_pool *pool;
@@ -14,9 +16,9 @@ struct worker {
 };
 
 struct thread_pool {
-  _Atomic uint32_t generation;        // counts jobs; workers sleep on it
-  _Atomic uint32_t busy;              // workers that have not finished the job; the caller sleeps on it
-  _Atomic size_t next;                // first task that nobody has taken
+  _Atomic uint32_t generation;  // counts jobs; workers sleep on it
+  _Atomic uint32_t busy;        // workers that have not finished the job; the caller sleeps on it
+  _Atomic size_t next;          // first task that nobody has taken
   size_t tasks;
   spw_task task;
   void *argument;
@@ -26,17 +28,11 @@ struct thread_pool {
 };
 
 static void futex(_Atomic uint32_t *word, int operation, uint32_t value) {
-  register long x0 __asm__("x0") = (long)word;
-  register long x1 __asm__("x1") = operation;
-  register long x2 __asm__("x2") = value;
-  register long x3 __asm__("x3") = 0;
-  register long x8 __asm__("x8") = SYSTEM_FUTEX;
-  __asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x3), "r"(x8) : "memory");
+  sparrow_system_call(SYSTEM_FUTEX, (long)word, operation, (void *)(uintptr_t)value, NULL);
 }
 
-// The unallocated hint is no operation on every core: a counting emulator takes it for a task from the shared list.
 static void run_task(spw_task task, void *argument, size_t index, int thread) {
-  __asm__ volatile("hint #123" ::: "memory");
+  SPARROW_MARK(123);  // a task from the shared list
   task(argument, index, thread);
 }
 
@@ -58,8 +54,7 @@ static void *worker_main(void *argument) {
     seen++;
     if (pool->stop) return NULL;
     take_tasks(pool, worker->index);
-    if (atomic_fetch_sub_explicit(&pool->busy, 1, memory_order_acq_rel) == 1)
-      futex(&pool->busy, FUTEX_WAKE_PRIVATE, 1);
+    if (atomic_fetch_sub_explicit(&pool->busy, 1, memory_order_acq_rel) == 1) futex(&pool->busy, FUTEX_WAKE_PRIVATE, 1);
   }
 }
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from sparrow.benchmarks.runners import arm_userland
 from sparrow.benchmarks.runners.adb import list_adb_devices
+from sparrow.benchmarks.runners.arm_userland import debian_root
 from sparrow.deploy.toolchain import find_toolchain
 from sparrow.kernels.errors import SparrowError
 
@@ -50,12 +50,10 @@ def arm_tools() -> ArmTools:
     qemu = shutil.which("qemu-aarch64")
     if qemu is None:
         pytest.skip("qemu-aarch64 is missing (apt-get install qemu-user)")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arm_userland, "DEBIAN_PACKAGES", ("busybox-static", "mksh"))
-        try:
-            root = arm_userland._debian(lambda step: None)
-        except SparrowError as error:
-            pytest.skip(f"no busybox and mksh for arm64: {error}")
+    try:
+        root = debian_root(("busybox-static", "mksh"))
+    except SparrowError as error:
+        pytest.skip(f"no busybox and mksh for arm64: {error}")
     return ArmTools(qemu, root / "bin" / "busybox", root / "usr" / "lib" / "klibc" / "bin" / "mksh")
 
 

@@ -67,5 +67,5 @@ def build_bundle(folder: Path) -> Path:
     tensors = {"inputs": [{"name": "image", "shape": list(SHAPE), "dtype": "float32"}],
                "outputs": [{"name": "y", "shape": [1, 6], "dtype": "float32"}]}  # fmt: skip
     write_manifest(bundle, {"name": "doubling", "target": "cortex-a53", "layers": [], "weights_bytes": 0,
-                            "arena_bytes": 24, "steps": ["copy", "twice"], **tensors})  # fmt: skip
+                            "arena_bytes": 24, "metadata": {}, "steps": ["copy", "twice"], **tensors})  # fmt: skip
     return bundle

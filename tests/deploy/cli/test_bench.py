@@ -1,6 +1,7 @@
 """What ``sparrow bench --predict`` prints, on a result made up here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from sparrow.benchmarks import harness, results
 from sparrow.benchmarks.predict.predict import Prediction, load_core
+from sparrow.benchmarks.suites import kernels
 from sparrow.deploy.cli.bench import command
 from sparrow.kernels.errors import SparrowError
 
@@ -102,6 +104,8 @@ def test_an_unknown_core_lists_the_nearest(bench: Any) -> None:
         (["net", "--runner", "adb", "--predict", "cortex-a53"], "--predict belongs to --runner qemu"),
         (["net.onnx", "--peers", "ncnn", "--threads", "4"], "--threads belongs to --runner qemu"),
         (["net", "--cpu", "cortex-a53,cortex-a76"], "got 2 CPUs, expected one"),
+        (["net", "--kernels"], "got net with --kernels"),
+        (["--kernels", "--threads", "4"], "--threads belongs to --runner qemu"),
         (["net", "--fail-above", "2%"], "--fail-above needs --against or --baseline"),
         (["net", "--fail-above", "two"], "got 'two', expected a share"),
         (["net", "--fail-above", "-1"], "got '-1', expected a share"),
@@ -111,6 +115,21 @@ def test_an_unknown_core_lists_the_nearest(bench: Any) -> None:
 def test_usage(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2 and message in result.output
+
+
+def test_kernels_are_printed_beside_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = kernels.KernelRow("spw_conv__neon", "", "cortex-a53", "a shape", "MAC", 400, 200, 100, 2, 4, 5, "fmla")
+    plain = replace(row, kernel="spw_unpack__neon", unit="value", limit=None, limited_by="")
+    rows = (row, plain)
+    result = kernels.KernelsResult(rows, results.Environment(*"12345"), {"cortex-a53": "error unknown"})
+    monkeypatch.setattr(kernels, "bench_kernels", lambda cpus, on_progress: result)
+    printed = CliRunner().invoke(command, ["--kernels"])
+    assert printed.exit_code == 0, printed.output
+    convolution, unpacker = (line.split() for line in printed.output.splitlines() if line.startswith("spw_"))
+    assert convolution[-5:] == ["2.00", "4.00", "5.00", "80%", "fmla"]
+    assert unpacker[-3:] == ["2.00", "4.00", "values"]
+    assert "no measurements" in printed.output
+    assert json.loads(CliRunner().invoke(command, ["--kernels", "--json"]).stdout)["rows"][0]["limit"] == 5
 
 
 def test_arguments_after_the_dashes_reach_the_program(monkeypatch: pytest.MonkeyPatch) -> None:

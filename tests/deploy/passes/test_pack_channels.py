@@ -46,13 +46,33 @@ def test_everything_between_two_operators_stays_packed():
         ("call_dps_packed", (1, 2, 8, 8, 4)),
         ("sigmoid", (1, 2, 8, 8, 4)),
         ("multiply", (1, 2, 8, 8, 4)),
-        ("nn.max_pool2d", (1, 2, 4, 4, 4)),
+        ("call_dps_packed", (1, 2, 4, 4, 4)),
         ("strided_slice", (1, 2, 2, 2, 4)),
         ("mean", (1, 2, 1, 1, 4)),
         ("reshape", (1, 2, 1, 1, 4)),
         ("call_dps_packed", (1, 3, 1, 1, 4)),
         ("unpack_channels", (1, 10)),
     ]
+
+
+def test_a_gate_of_one_value_a_channel_stays_packed():
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 8, 4, 4), "float32")) -> R.Tensor((1, 8, 4, 4), "float32"):
+            with R.dataflow():
+                a = R.call_dps_packed("sparrow.conv2d.0", (x,), out_ty=R.Tensor((1, 8, 4, 4), "float32"))
+                b = R.mean(a, axis=[2, 3], keepdims=True)
+                c = R.call_dps_packed("sparrow.conv2d.1", (b,), out_ty=R.Tensor((1, 8, 1, 1), "float32"))
+                d = R.sigmoid(c)
+                e = R.multiply(a, d)
+                f = R.call_dps_packed("sparrow.conv2d.2", (e,), out_ty=R.Tensor((1, 8, 4, 4), "float32"))
+                R.output(f)
+            return f
+
+    names = [name for name, _ in steps(pack_channels(Before))]
+    layer = "call_dps_packed"
+    assert names == ["pack_channels", layer, "mean", layer, "sigmoid", "multiply", layer, "unpack_channels"]
 
 
 def test_what_needs_nchw_gets_it():

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.tvm
 
 
 @pytest.fixture
-def partition(save_model: Callable[[onnx.ModelProto], Path]) -> Callable[[onnx.ModelProto], Partition]:
-    def run(model: onnx.ModelProto) -> Partition:
-        return partition_convolutions(sink_dequantize(recover_clip(import_relax(load_onnx(save_model(model))))))
+def partition(save_model: Callable[[onnx.ModelProto], Path]) -> Callable[..., Partition]:
+    def run(model: onnx.ModelProto, **options: bool) -> Partition:
+        imported = import_relax(load_onnx(save_model(model)))
+        return partition_convolutions(sink_dequantize(recover_clip(imported)), **options)
 
     return run
 
@@ -87,6 +88,39 @@ def test_of_two_convolutions_that_meet_in_an_addition_one_takes_it(partition):
     result = partition(net.model(net.operator("Add", [a, b], "y"), (1, 4, 5, 5), (1, 4, 5, 5)))
     assert operators(result) == ["relax.call_dps_packed"] * 2
     assert sorted(layer.has_residual for layer in result.layers) == [False, True]
+
+
+def test_layers_in_half_precision_have_casts_around_them(partition):
+    net = NetworkBuilder()
+    a = net.convolution("input", net.float_weight("w", (4, 4, 3, 3)), "a")
+    b = net.operator("Add", [net.convolution(a, net.float_weight("v", (4, 4, 3, 3)), "b"), "input"], "y")
+    result = partition(net.model(b, (1, 4, 5, 5), (1, 4, 5, 5)), half=True)
+    layer = ["relax.astype", "relax.call_dps_packed", "relax.astype"]
+    assert operators(result) == [*layer, "relax.astype", *layer]
+    assert [layer.weights.format for layer in result.layers] == [WeightFormat.F16] * 2
+    assert result.layers[1].descriptor()["type"] == "SPW_CONV2D_F16"
+
+
+@pytest.mark.parametrize(
+    ("scale", "reason"),
+    [(1.0, ""), (1e6, "half precision ends at 65504"), (1e-7, "half precision loses their digits")],
+)
+def test_weights_outside_half_precision_stay_float32(partition, scale, reason):
+    net = NetworkBuilder()
+    weight = net.constant("w", net.random.normal(0, scale, (4, 4, 1, 1)).astype(np.float32))
+    model = net.model(net.convolution("input", weight, "y", kernel=1), (1, 4, 5, 5), (1, 4, 5, 5))
+    (layer,) = partition(model, half=True).layers
+    assert layer.weights.format is (WeightFormat.F32 if reason else WeightFormat.F16)
+    assert reason in layer.reason
+    assert partition(model).layers[0].weights.format is WeightFormat.F32
+
+
+def test_a_few_small_weights_among_others_do_no_harm(partition):
+    net = NetworkBuilder()
+    values = net.random.normal(0, 1, (4, 8, 1, 1)).astype(np.float32)
+    values[:, 0] *= 1e-7
+    model = net.model(net.convolution("input", net.constant("w", values), "y", kernel=1), (1, 8, 5, 5), (1, 4, 5, 5))
+    assert partition(model, half=True).layers[0].weights.format is WeightFormat.F16
 
 
 def test_a_group_that_no_kernel_packs_is_written_densely(partition):

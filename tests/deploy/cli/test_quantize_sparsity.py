@@ -1,0 +1,70 @@
+"""What ``sparrow quantize`` makes of its options for pruning."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sparrow.deploy.cli.quantize import command
+from sparrow.kernels.errors import SparrowError
+from sparrow.quantize import data, recipes
+from sparrow.quantize.configs import QuantizeConfig
+from sparrow.quantize.recipes import TrainingReport
+from sparrow.quantize.sparsity import SparsityConfig
+
+ARGUMENTS = ["--model", "digits", "--checkpoint", "x.pt", "--data", "digits", "-o", "y.pt"]
+
+
+def quantize(monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[int, str, Any, dict[str, Any]]:
+    """Exit code and output, the exception, and what the job was called with."""
+    seen: dict[str, Any] = {}
+
+    def job(
+        model: str, data: object, checkpoint: Path, config: QuantizeConfig, *rest: object, **options: object
+    ) -> Any:
+        seen.update(options, config=config)
+        return TrainingReport(model, "digits", 90.0, 80.0, 89.0, (), (), False)
+
+    monkeypatch.setattr(recipes, "quantize_network", job)
+    monkeypatch.setattr(data, "load_data", lambda *arguments: None)
+    result = CliRunner().invoke(command, [*ARGUMENTS, *options])
+    return result.exit_code, result.output, result.exception, seen
+
+
+def test_options_reach_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, output, _, seen = quantize(
+        monkeypatch, "--sparsity", "0.5", "--pattern", "4x8", "--criterion", "taylor", "--distribution", "per-layer",
+        "--schedule", "one-shot", "--layer-sparsity", "conv2", "0.25", "--remove-channels", "0.25",
+    )  # fmt: skip
+    assert code == 0, output
+    assert seen["config"].sparsity == SparsityConfig(
+        sparsity=0.5, pattern="4x8", criterion="taylor", distribution="per-layer", schedule="one-shot",
+        shares=(("conv2", 0.25),),
+    )  # fmt: skip
+    assert seen["removed_channels"] == 0.25
+
+
+def test_criterion_follows_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quantize(monkeypatch, "--sparsity", "0.5")[3]["config"].sparsity.criterion == "zero-component"
+    options = ("--sparsity", "0.5", "--method", "int8")
+    assert quantize(monkeypatch, *options)[3]["config"].sparsity.criterion == "magnitude"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sparsity", "0.5", "--pattern", "4x5"], "'4x5' is not one of"),
+        (["--sparsity-penalty", "1"], "belong to --sparsity"),
+        (["--layer-sparsity", "conv2", "0.5"], "belong to --sparsity"),
+        (["--sparsity", "many"], "'many' is not a valid float"),
+    ],
+)
+def test_wrong_usage_exits_with_2(monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:
+    code, output, _, seen = quantize(monkeypatch, *options)
+    assert code == 2 and message in output and not seen
+
+
+def test_impossible_sparsity_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, error, seen = quantize(monkeypatch, "--sparsity", "1.2")
+    assert isinstance(error, SparrowError) and "sparsity is 1.2" in str(error) and not seen
