@@ -47,8 +47,8 @@ def load_peer(path: str) -> Any:
 
 def main(arguments: Sequence[str]) -> None:
     """Do what the command line says."""
-    folder = str(Path(__file__).parent)
-    sys.path[:] = [entry for entry in sys.path if entry != folder]
+    folder = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
     import numpy as np  # only now: the folder of this file would hide packages
 
     command, peer = arguments[0], load_peer(arguments[1])
