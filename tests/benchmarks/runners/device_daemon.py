@@ -61,7 +61,8 @@ class Phone:
             terminal, and mixes errors into the output.
         full: It has no space left after so many bytes of a file.
         vanish_after_bytes: It drops dead when so many bytes were pushed.
-        vanish_on: It drops dead half a second after a shell command that matches this began.
+        vanish_on: It drops dead after a shell command that matches this began.
+        vanish_seconds: So long after it.
     """
 
     root: str
@@ -75,6 +76,7 @@ class Phone:
     full: int | None = None
     vanish_after_bytes: int | None = None
     vanish_on: str | None = None
+    vanish_seconds: float = 0.5
 
 
 class ClosedError(Exception):
@@ -248,7 +250,7 @@ def serve_shell(stream: Stream, service: str) -> None:
         if framed:
             outputs[STDERR] = process.stderr.fileno()
     if phone.vanish_on and re.search(phone.vanish_on, command):
-        threading.Timer(0.5, vanish).start()
+        threading.Timer(phone.vanish_seconds, vanish).start()
 
     def pump_output(kind: int, end: int) -> None:
         with suppress(ClosedError, OSError):  # the end of a terminal is an error

@@ -85,7 +85,7 @@ def test_no_phone_and_no_adb_are_said_plainly(
 
 
 def test_a_phone_that_vanishes_while_it_is_asked(make_phone: MakePhone) -> None:
-    serial = make_phone(vanish_on="cpuinfo")
+    serial = make_phone(vanish_on="cpuinfo", vanish_seconds=0)
     (found,) = find_devices()
     assert found.description is None and f"device {serial} " in found.problem and found.next_step
 
