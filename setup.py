@@ -16,23 +16,24 @@ def namespace_packages() -> dict[str, str]:
 
 
 def non_python_files() -> dict[str, list[str]]:
-    """List the C sources and data files that have to travel inside the wheel."""
+    """List the C sources and data files that have to travel inside the wheel: all but kept results."""
     suffixes = {".c", ".cpp", ".h", ".inc", ".css", ".json", ".yaml"}
     return {
-        f"sparrow.{top}": [str(path.relative_to(top)) for path in Path(top).rglob("*") if path.suffix in suffixes]
+        f"sparrow.{top}": [str(path.relative_to(top)) for path in Path(top).rglob("*")
+                           if path.suffix in suffixes and "results" not in path.parent.parts]
         for top in TOP_LEVEL
-    }
+    }  # fmt: skip
 
 
 PACKAGES = namespace_packages()
 
 # What `sparrow demo`, `train`, `quantize` and `export` need, and nothing else does.
 TRAIN = [
-    "onnxscript>=0.5",  # behind torch.onnx.export
     "scikit-learn>=1.4",  # k-means, and the bundled handwritten digits
     "torch>=2.8,<2.14",  # training; torch.onnx.ops.symbolic appears in 2.8
     "torch-pruning>=1.6,<2",  # which layers share a channel
 ]
+BENCH = ["pip>=23"]  # gets the other runtimes of `sparrow bench --peers`; all else of benchmarks/ is always there
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-click>=0.9", "mkdocstrings-python>=2"]
 DEV = ["clang-format>=23,<24", "hypothesis>=6", "mypy>=1.13", "pre-commit>=4", "pytest>=8", "pytest-xdist>=3",
        "ruff>=0.8", "setuptools>=70", "tensorboard>=2.15", "types-PyYAML>=6"]  # fmt: skip
@@ -55,12 +56,18 @@ setup(
         "numpy>=1.26",
         "onnx>=1.20",  # UINT2 initializers appear in 1.20
         "onnxruntime>=1.23",  # the reference that every bundle is verified against
+        "onnxscript>=0.5",  # folds constants of ONNX networks; torch.onnx.export needs it as well
         "packaging>=23",  # compares versions, for sparrow doctor
         "pillow>=10",  # decodes the images of an image folder
         "pyyaml>=6",  # configs
         "rich>=13",  # progress and tables
         "ziglang>=0.14,<0.18",  # clang and musl for every target in one wheel: the cross compiler
     ],
-    extras_require={"train": TRAIN, "tensorboard": ["tensorboard>=2.15"], "dev": [*TRAIN, *DOCS, *DEV]},
+    extras_require={
+        "train": TRAIN,
+        "bench": BENCH,
+        "tensorboard": ["tensorboard>=2.15"],
+        "dev": [*TRAIN, *BENCH, *DOCS, *DEV],
+    },
     entry_points={"console_scripts": ["sparrow = sparrow.deploy.cli:main"]},
 )

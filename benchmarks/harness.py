@@ -30,6 +30,7 @@ from sparrow.benchmarks.results import (
     read_environment,
 )
 from sparrow.benchmarks.runners.qemu import Cache, QemuProcess, RunResult, Section, cpu_model, find_qemu, run
+from sparrow.benchmarks.tensors import first_output, input_shape, one_input
 from sparrow.deploy.bundle import Bundle, load_bundle
 from sparrow.kernels.errors import SparrowError
 
@@ -294,10 +295,7 @@ def bench(
     if min((*threads, repeat)) < 1 or warmup < 0:
         raise SparrowError(f"threads {list(threads)}, repeat {repeat}, warmup {warmup}",
                            expected="at least 1 thread and 1 repetition, no negative warm-up")  # fmt: skip
-    shape = _input_shape(bundle)
-    if image is None:
-        image = np.random.default_rng(0).random(shape, dtype=np.float32)
-    _check_images(bundle, image.reshape(1, -1))
+    image = one_input(bundle, image)
     watched = find_qemu().plugins
     if not watched:
         log.warning("QEMU %s was built without plugins: memory, caches and cycles are left out", find_qemu().version)
@@ -314,7 +312,7 @@ def bench(
     predictions: dict[Core, Prediction] = {}
     with tempfile.TemporaryDirectory(prefix="sparrow-bench-") as folder:
         source, target = _files(Path(folder), 0)
-        image.astype(np.float32).tofile(source)
+        image.tofile(source)
         for number in threads:
             on_progress(f"{number} thread{'s' if number > 1 else ''} on {cpu}")
             arguments = ["--input", str(source), "--output", str(target), "--threads", str(number),
@@ -432,16 +430,8 @@ def _memory(sections: Sequence[Section], repeat: int) -> MemoryResult | None:
     )
 
 
-def _input_shape(bundle: Bundle) -> tuple[int, ...]:
-    inputs = bundle.manifest["inputs"]
-    if len(inputs) != 1 or inputs[0]["dtype"] != "float32":
-        found = ", ".join(f"{info['name']} {info['dtype']}{info['shape']}" for info in inputs)
-        raise SparrowError(f"bundle {bundle.manifest['name']} has the inputs {found}", expected="one float32 input")
-    return tuple(inputs[0]["shape"])
-
-
 def _check_images(bundle: Bundle, images: FloatArray) -> tuple[int, ...]:
-    shape = _input_shape(bundle)
+    shape = input_shape(bundle)
     if len(images) == 0 or images.dtype != np.float32 or images[0].size != int(np.prod(shape)):
         raise SparrowError(
             f"images of type {images.dtype} and shape {list(images.shape)} for bundle {bundle.manifest['name']}",
@@ -455,20 +445,10 @@ def _files(folder: Path, first: int) -> tuple[Path, Path]:
 
 
 def _read_outputs(bundle: Bundle, result: RunResult, path: Path, count: int) -> FloatArray:
-    """First output of each input; ``sparrow_run`` writes all outputs of an input one after another."""
+    """First output of each input."""
     if result.exit_code:
         raise SparrowError(
             f"{bundle.runner} ended with exit code {result.exit_code} under QEMU\n{result.stderr.strip()[-2000:]}",
             next_step="compile the network again; if it stays, report it with model.onnx",
         )
-    first, *_ = outputs = bundle.manifest["outputs"]
-    if first["dtype"] != "float32":
-        raise SparrowError(f"output {first['name']} is {first['dtype']}", expected="float32 as the first output")
-    sizes = [int(np.prod(info["shape"])) * np.dtype(info["dtype"]).itemsize for info in outputs]
-    content = path.read_bytes()
-    if len(content) != count * sum(sizes):
-        raise SparrowError(f"{bundle.runner} wrote {len(content)} bytes for {count} inputs",
-                           expected=f"{count * sum(sizes)} bytes",
-                           next_step="compile the network again with this version of Sparrow")  # fmt: skip
-    rows = np.frombuffer(content, np.uint8).reshape(count, -1)[:, : sizes[0]]
-    return np.ascontiguousarray(rows).view("<f4")
+    return first_output(bundle, path.read_bytes(), count)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sparrow.benchmarks.runners import qemu
 from sparrow.benchmarks.runners.device import Device
+from sparrow.benchmarks.tensors import split_outputs
 from sparrow.deploy.bundle import RUNNER, Bundle
 from sparrow.kernels.errors import SparrowError
 
@@ -62,7 +63,9 @@ def infer(
             _require_success(result.exit_code, result.stderr, "under QEMU")
         else:
             _run_on_device(bundle, device, source, target, threads, timeout)
-        return _decode(bundle, target.read_bytes(), len(samples))
+        outputs = split_outputs(bundle, target.read_bytes(), len(samples))
+    names = [info["name"] for info in bundle.manifest["outputs"]]
+    return [dict(zip(names, row, strict=True)) for row in zip(*outputs, strict=True)]
 
 
 def _run_on_device(
@@ -101,24 +104,3 @@ def _encode(bundle: Bundle, sample: Tensors) -> bytes:
             raise SparrowError(f"a sample has {got}", expected=wanted)
         parts.append(found.tobytes())
     return b"".join(parts)
-
-
-def _decode(bundle: Bundle, content: bytes, count: int) -> list[dict[str, NDArray[Any]]]:
-    """Outputs of each sample, which ``sparrow_run`` writes one after another."""
-    outputs = bundle.manifest["outputs"]
-    sizes = [int(np.prod(info["shape"])) * np.dtype(info["dtype"]).itemsize for info in outputs]
-    if len(content) != count * sum(sizes):
-        raise SparrowError(
-            f"{RUNNER} wrote {len(content)} bytes for {count} samples",
-            expected=f"{count * sum(sizes)} bytes",
-            next_step="compile the network again with this version of Sparrow",
-        )
-    rows = np.frombuffer(content, np.uint8).reshape(count, -1)
-    columns = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
-    return [
-        {
-            info["name"]: np.ascontiguousarray(column[row]).view(info["dtype"]).reshape(info["shape"])
-            for info, column in zip(outputs, columns, strict=True)
-        }
-        for row in range(count)
-    ]

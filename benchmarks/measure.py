@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sparrow.benchmarks.harness import FloatArray, compare, run_reference
 from sparrow.benchmarks.results import Environment, VerifyResult, read_environment
 from sparrow.benchmarks.runners.device import Device, DeviceDescription, Readings
+from sparrow.benchmarks.tensors import first_output, one_input
 from sparrow.deploy.bundle import RUNNER, Bundle, load_bundle
 from sparrow.kernels.errors import SparrowError
 
@@ -191,8 +192,7 @@ def measure(
     description.require_abi()
     cpus = description.place(affinity, threads)
     if images is None:
-        shape = bundle.manifest["inputs"][0]["shape"]
-        images = np.random.default_rng(0).random((1, *shape[1:]), dtype=np.float32)
+        images = one_input(bundle)[None]
     on_progress("ONNX Runtime")
     reference = run_reference(bundle, images)
     run = _Run(bundle, device, threads, cpus, timeout)
@@ -444,15 +444,8 @@ class _Run:
                           "--affinity" if "--cpus: core" in said
                 else "compile the network again with this version of Sparrow; if it stays, report it",
             )  # fmt: skip
-        content = self._pull("outputs")
-        outputs = self._bundle.manifest["outputs"]
-        sizes = [int(np.prod(info["shape"])) * np.dtype(info["dtype"]).itemsize for info in outputs]
         images = Path(self._scratch.name, name).stat().st_size // Path(self._scratch.name, "first").stat().st_size
-        if len(content) != images * sum(sizes):
-            raise SparrowError(f"{RUNNER} wrote {len(content)} bytes on {where}",
-                               expected=f"{images * sum(sizes)} bytes for {images} inputs")  # fmt: skip
-        rows = np.frombuffer(content, np.uint8).reshape(images, -1)[:, : sizes[0]]
-        return np.ascontiguousarray(rows).view("<f4")
+        return first_output(self._bundle, self._pull("outputs"), images)
 
     def pull(self, name: str) -> str:
         """Text of a file that the executable wrote."""

@@ -17,6 +17,7 @@ from sparrow.benchmarks.predict.predict import Prediction, predict
 from sparrow.benchmarks.predict.soc import Hierarchy, Soc, load_soc
 from sparrow.benchmarks.results import BEFORE_FIRST, Environment, read_environment
 from sparrow.benchmarks.runners.qemu import InstructionCounts, cpu_model, find_qemu, run
+from sparrow.benchmarks.tensors import one_input
 from sparrow.deploy.bundle import Bundle, load_bundle
 from sparrow.kernels.errors import SparrowError
 
@@ -166,7 +167,7 @@ class _Inference:
     """Runs a bundle once under QEMU, with its input in a temporary file."""
 
     def __init__(self, bundle: Bundle, image: NDArray[np.float32] | None, timeout: float) -> None:
-        self._bundle, self._image, self._timeout = bundle, _input(bundle, image), timeout
+        self._bundle, self._image, self._timeout = bundle, one_input(bundle, image), timeout
 
     def __enter__(self) -> "_Inference":
         self._folder = tempfile.TemporaryDirectory(prefix="sparrow-predict-")
@@ -187,15 +188,3 @@ class _Inference:
                                f"{result.stderr.strip()[-2000:]}", next_step="compile the network again")  # fmt: skip
         return result.counts
 
-
-def _input(bundle: Bundle, image: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    inputs = bundle.manifest["inputs"]
-    if len(inputs) != 1 or inputs[0]["dtype"] != "float32":
-        found = ", ".join(f"{info['name']} {info['dtype']}{info['shape']}" for info in inputs)
-        raise SparrowError(f"bundle {bundle.manifest['name']} has the inputs {found}", expected="one float32 input")
-    shape = inputs[0]["shape"]
-    if image is None:
-        image = np.random.default_rng(0).random(shape, dtype=np.float32)
-    if image.size != np.prod(shape):
-        raise SparrowError(f"an input of shape {list(image.shape)}", expected=f"the shape {shape}")
-    return image.astype(np.float32)

@@ -16,7 +16,8 @@ OLDEST_RELEASE = 19
 # Environment variables that name an NDK's folder, the first of them first.
 NDK_VARIABLES = ("ANDROID_NDK_HOME", "ANDROID_NDK_ROOT")
 
-_INSTALL = "sdkmanager --install 'ndk;27.2.12479018'   (or get it from developer.android.com/ndk/downloads)"
+INSTALL_COMMAND = "sdkmanager --install 'ndk;27.2.12479018'"
+_INSTALL = f"{INSTALL_COMMAND}   (or get it from developer.android.com/ndk/downloads)"
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def generate_program(
     """Print a lowered module.
 
     Args:
-        module: Module after ``deploy.pipeline.LOWERING``.
+        module: Module after the last of ``deploy.pipeline.PHASES``.
         layers: Sparrow layers in order of their index.
         name: C identifier of the network.
         inputs: The network's inputs, in order.

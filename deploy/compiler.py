@@ -46,6 +46,7 @@ def compile_model(
     toolchain: Toolchain | None = None,
     android: bool = False,
     ndk: Path | None = None,
+    own_kernels: bool = True,
     dump_dir: Path | None = None,
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> Bundle:
@@ -64,6 +65,7 @@ def compile_model(
         android: Make a bundle for Android in place of Linux. ``sparrow_run`` and the static library serve both; the
             shared library is Android's, and left out without ``ndk``.
         ndk: Folder of Android's NDK, which links that library.
+        own_kernels: Compute with Sparrow's kernels; otherwise by what TVM generates untuned, to compare with.
         dump_dir: Folder that gets the network after each phase of the compiler.
         on_phase: Called with the name of each phase before it starts.
 
@@ -88,7 +90,7 @@ def compile_model(
         require_static_programs(toolchain)
     shared_linker = find_ndk(ndk) if android and ndk else None if android else toolchain
     linkers = toolchain.identity, repr(shared_linker) if android else ""
-    made_from = fingerprint(network, target, name, float_precision, str(android), *linkers)
+    made_from = fingerprint(network, target, name, float_precision, str(android), str(own_kernels), *linkers)
     if dump_dir is None and (kept := _made_before(output, made_from)) is not None:
         on_phase("nothing changed: the bundle is kept")
         return kept
@@ -98,7 +100,7 @@ def compile_model(
         from sparrow.deploy.pipeline import CompilerState, compile_functions, run_pipeline
 
         scratch = Path(scratch_name)
-        state = CompilerState(network, chosen_target, name, half=float_precision == "fp16")
+        state = CompilerState(network, chosen_target, name, half=float_precision == "fp16", own_kernels=own_kernels)
         run_pipeline(state, dump_dir=dump_dir, on_phase=on_phase)
         program = generate_program(state.module, state.layers, name, network.inputs, network.outputs)
         on_phase("compile")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from sparrow.deploy.android import NDK_VARIABLES, find_ndk
+from sparrow.deploy.android import INSTALL_COMMAND, NDK_VARIABLES, find_ndk
 from sparrow.deploy.toolchain import find_toolchain
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import cache_dir
@@ -72,7 +72,7 @@ _PURPOSES = {
     "apache-tvm": "compiles graphs",
     "onnx": "reads and writes networks",
     "onnxruntime": "the reference for verification",
-    "onnxscript": "exports networks",
+    "onnxscript": "folds constants, and exports networks",
     "pillow": "decodes images",
     "scikit-learn": "clusters weights, and brings handwritten digits",
     "torch": "trains networks",
@@ -151,7 +151,7 @@ def _ndk() -> Finding:
     variable = next((variable for variable in NDK_VARIABLES if os.environ.get(variable)), None)
     if variable is None:
         return Finding(name, purpose, False, False, f"{' and '.join(NDK_VARIABLES)} are not set",
-                       f"sdkmanager --install 'ndk;27.2.12479018'; export {NDK_VARIABLES[0]}=/its/folder")  # fmt: skip
+                       f"{INSTALL_COMMAND}; export {NDK_VARIABLES[0]}=/its/folder")  # fmt: skip
     try:
         ndk = find_ndk(Path(os.environ[variable]))
         return Finding(name, purpose, True, False, f"{ndk.revision} in {ndk.path}")

@@ -1,10 +1,12 @@
 """What is in an ONNX file or a bundle, as one document for people and machines."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from rich import box
 from rich.console import Console
@@ -12,8 +14,65 @@ from rich.table import Table
 
 from sparrow.deploy.bundle import load_bundle
 from sparrow.deploy.frontend_onnx import read_onnx, refusing_broken_models
+from sparrow.kernels.size_report import LayerSize, SizeReport, float_size, packed_size
 
 BITS: dict[int, int] = {TensorProto.UINT2: 2, TensorProto.INT2: 2, TensorProto.UINT4: 4, TensorProto.INT4: 4}
+
+_LARGEST_CODEBOOK = 16  # that kernels have
+_LONGEST_TEXT = 400  # characters of a metadata property that are printed
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A layer's constant weight.
+
+    Attributes:
+        stored: Its values as the file has them: indices, integers or floats.
+        codebook: What indices stand for, or None.
+        bits: Bits of a stored value.
+        text: The format, for people.
+    """
+
+    stored: NDArray[Any]
+    codebook: NDArray[Any] | None
+    bits: int
+    text: str
+
+    @property
+    def values(self) -> NDArray[Any]:
+        return self.stored if self.codebook is None else self.codebook[self.stored]
+
+    @property
+    def is_integer(self) -> bool:
+        return self.codebook is not None or self.stored.dtype.kind in "iu"
+
+    def describe(self) -> dict[str, Any]:
+        values = self.values
+        return {
+            "shape": list(values.shape),
+            "parameters": int(values.size),
+            "weight_format": self.text,
+            "bits": self.bits,
+            "bytes": -(-int(values.size) * self.bits // 8),
+            "distinct_values": int(np.unique(values).size),
+            "zero_share": float(np.mean(values == 0)),
+        }
+
+    def packed_size(self, name: str, node: onnx.NodeProto) -> LayerSize:
+        """Bytes of the layer as the compiler packs it."""
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        columns = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB", 0))
+        stored = self.stored.T if columns else self.stored  # output channels first
+        if not self.is_integer:
+            return float_size(stored, name=name, bias=len(node.input) > 2)
+        codebook, groups = self.codebook, attributes.get("group", 1)
+        # Bytes depend on which values are zero alone.
+        if codebook is None or len(codebook) > _LARGEST_CODEBOOK:
+            nonzero = (stored if codebook is None else codebook[stored]) != 0
+            return packed_size(nonzero.astype(np.int8), None, name=name, nominal_bits=8, groups=groups)
+        bits = max(1, (len(codebook) - 1).bit_length())
+        table = (codebook != 0).astype(np.int8)
+        return packed_size(stored.astype(np.uint8), table, name=name, nominal_bits=bits, groups=groups)
 
 
 def inspect_bundle(path: Path) -> dict[str, Any]:
@@ -48,11 +107,11 @@ def _describe_model(path: Path, model: onnx.ModelProto) -> dict[str, Any]:
     graph = model.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
-    layers = []
+    found = []
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1:
-            if (layer := _weight(node.input[1], initializers, producers)) is not None:
-                layers.append({"name": node.input[1].removesuffix(".weight"), "operator": node.op_type, **layer})
+            if (weight := _weight(node.input[1], initializers, producers)) is not None:
+                found.append((node.input[1].removesuffix(".weight"), node, weight))
     operators: dict[str, int] = {}
     for node in graph.node:
         operators[node.op_type] = operators.get(node.op_type, 0) + 1
@@ -65,17 +124,18 @@ def _describe_model(path: Path, model: onnx.ModelProto) -> dict[str, Any]:
         "outputs": [_value(value) for value in graph.output],
         "metadata": {entry.key: entry.value for entry in model.metadata_props},
         "operators": dict(sorted(operators.items(), key=lambda item: -item[1])),
-        "layers": layers,
+        "layers": [{"name": name, "operator": node.op_type, **weight.describe()} for name, node, weight in found],
+        "size": _size(found),
     }
 
 
 def _weight(
     name: str, initializers: dict[str, onnx.TensorProto], producers: dict[str, onnx.NodeProto]
-) -> dict[str, Any] | None:
+) -> _Weight | None:
     """Follow a weight to its constant: a codebook, dequantized integers, or plain values."""
     if name in initializers:
         values = numpy_helper.to_array(initializers[name])
-        return _describe(values, initializers[name], f"{values.dtype}")
+        return _Weight(values, None, _bits(initializers[name]), f"{values.dtype}")
     node = producers.get(name)
     if node is None:
         return None
@@ -85,31 +145,33 @@ def _weight(
         if source is None:
             return None
         codebook = numpy_helper.to_array(initializers[node.input[0]])
-        values = codebook[numpy_helper.to_array(source).astype(np.int64)]
-        return _describe(values, source, f"codebook of {codebook.size}")
+        indices = numpy_helper.to_array(source).astype(np.int64)
+        return _Weight(indices, codebook, _bits(source), f"codebook of {codebook.size}")
     if node.op_type == "DequantizeLinear" and node.input[0] not in initializers:
         return _weight(node.input[0], initializers, producers)
     if node.op_type == "DequantizeLinear":
         source = initializers[node.input[0]]
         values = numpy_helper.to_array(source)
         per_channel = numpy_helper.to_array(initializers[node.input[1]]).size > 1
-        return _describe(values, source, f"{values.dtype} per {'channel' if per_channel else 'tensor'}")
-    if node.op_type == "Transpose":
-        return _weight(node.input[0], initializers, producers)
+        kind = f"{values.dtype} per {'channel' if per_channel else 'tensor'}"
+        return _Weight(values, None, _bits(source), kind)
+    if node.op_type == "Transpose" and (weight := _weight(node.input[0], initializers, producers)) is not None:
+        order = next((attribute.ints for attribute in node.attribute if attribute.name == "perm"), None)
+        return replace(weight, stored=weight.stored.transpose(order))
     return None
 
 
-def _describe(values: np.ndarray, stored: onnx.TensorProto, text: str) -> dict[str, Any]:
-    bits = BITS.get(stored.data_type) or numpy_helper.to_array(stored).dtype.itemsize * 8
-    return {
-        "shape": list(values.shape),
-        "parameters": int(values.size),
-        "weight_format": text,
-        "bits": bits,
-        "bytes": -(-int(values.size) * bits // 8),
-        "distinct_values": int(np.unique(values).size),
-        "zero_share": float(np.mean(values == 0)),
-    }
+def _bits(stored: onnx.TensorProto) -> int:
+    return BITS.get(stored.data_type) or numpy_helper.to_array(stored).dtype.itemsize * 8
+
+
+def _size(layers: list[tuple[str, onnx.NodeProto, _Weight]]) -> dict[str, Any] | None:
+    """Bytes of a quantized network's weights; None for a float network, or weights that are none of a layer's."""
+    ranks = {weight.stored.ndim for _, _, weight in layers}
+    if not any(weight.is_integer for _, _, weight in layers) or not ranks <= {2, 3, 4}:
+        return None
+    report = SizeReport(tuple(weight.packed_size(name, node) for name, node, weight in layers))
+    return {**report.to_dict(), "text": report.lines()}
 
 
 def _value(value: onnx.ValueInfoProto) -> dict[str, Any]:
@@ -132,8 +194,15 @@ def print_inspection(document: dict[str, Any]) -> None:
         for value in document[kind]:
             console.print(f"{kind[:-1]} {value['name']} {value['shape']} {value['dtype']}")
     if document["metadata"]:
-        console.print("metadata: " + ", ".join(f"{key}={value}" for key, value in document["metadata"].items()))
+        properties = (f"{key}={_shortened(value)}" for key, value in document["metadata"].items())
+        console.print("metadata: " + ", ".join(properties))
     console.print(_layer_table(document))
+    for line in (document.get("size") or {}).get("text", ()):
+        console.print(line)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ... ({len(text)} characters)"
 
 
 def _layer_table(document: dict[str, Any]) -> Table:

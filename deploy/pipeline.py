@@ -32,6 +32,7 @@ class CompilerState:
         target: What it is compiled for.
         name: C identifier of the network.
         half: Whether float layers compute in half precision where their weights allow it.
+        own_kernels: Whether Sparrow's kernels compute what they can; otherwise TVM generates code for everything.
         module: Its Relax module, replaced by every phase.
         layers: Sparrow layers, once partitioned.
     """
@@ -40,6 +41,7 @@ class CompilerState:
     target: Target
     name: str
     half: bool = False
+    own_kernels: bool = True
     module: tvm.IRModule = field(default_factory=tvm.IRModule)
     layers: list[ConvLayer] = field(default_factory=list)
 
@@ -65,6 +67,8 @@ def _sink_dequantize(state: CompilerState) -> tvm.IRModule:
 
 
 def _partition(state: CompilerState) -> tvm.IRModule:
+    if not state.own_kernels:
+        return state.module
     partition = partition_convolutions(state.module, layer_names(state.network), half=state.half)
     state.layers = partition.layers
     return partition.module

@@ -60,6 +60,8 @@ def relative_winograd_cost(weights: ConvWeights, geometry: Geometry, costs: Wino
     """
     costs = costs or WinogradCosts()
     unit = geometry.stride == geometry.dilation == (1, 1) and geometry.groups == 1
+    if weights.pattern is BlockPattern.ROWS:
+        return inf
     if weights.format.is_float or geometry.kernel != (3, 3) or not unit or weights.in_channels > MOST_CHANNELS:
         return inf
     in_packs, out_packs = -(-weights.in_channels // CHANNEL_PACK), -(-weights.out_channels // CHANNEL_PACK)

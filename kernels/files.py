@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -102,9 +103,10 @@ _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
 
 def _is_in_the_way(path: Path, may_replace: Callable[[Path], bool]) -> bool:
     try:
-        return path.exists() and not (path.is_dir() and (not any(path.iterdir()) or may_replace(path)))
-    except FileNotFoundError:
-        return False  # another process has just moved it away
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        return not is_folder or (any(path.iterdir()) and not may_replace(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False  # nothing is there, or another process has just moved it away
 
 
 @contextmanager

@@ -23,6 +23,13 @@ once more at the end, the number of its first block (uint32), then for each bloc
 is its first tap's number, each other one is what to add to the number of the tap before it, at least 1; where 255 does
 not reach, a block of zeros is kept in between.
 
+With the pattern ``rows``, for fewer than 4 input channels, a tap is 4 neighbours among the ``columns * channels``
+weights of a row of the window, the channels of each column together; whole fours come first, row by row. Each weight
+that a row has left is the beginning of a tap for every 4 rows, which holds the weights at its place in these rows::
+
+    [output pack][window row][four of the row][block of 16]
+    [output pack][weight left][4 window rows][block of 16]
+
 Two blocks share 16 bytes of 4-bit indices, four blocks share 16 bytes of 2-bit indices, and the stream is padded with
 zeros to whole groups of them::
 
@@ -92,9 +99,10 @@ class BlockPattern(str, Enum):
 
     DENSE = "dense"  # all
     S4X4 = "s4x4"  # those with a weight that is not zero
+    ROWS = "rows"  # all, of fewer than 4 input channels, made of rows of the window
 
 
-_PATTERN_CODES = [BlockPattern.DENSE, BlockPattern.S4X4]
+_PATTERN_CODES = [BlockPattern.DENSE, BlockPattern.S4X4, BlockPattern.ROWS]
 _FORMAT_CODES = [WeightFormat.QS8C, WeightFormat.CB4T, WeightFormat.CB2T, WeightFormat.F32, WeightFormat.F16]
 
 
@@ -112,7 +120,8 @@ class ConvWeights:
         scale: float32 [O], accumulator to output units. Not read for f32.
         bias: float32 [O], in output units.
         groups: 1, the number of channels (depthwise), or a divisor that leaves multiples of 4 in both channel counts.
-        pattern: Which blocks are stored; sparse weights are integers and not depthwise.
+        pattern: Which blocks are stored; sparse weights are integers and not depthwise, weights by rows have one group
+            of fewer than 4 input channels.
     """
 
     format: WeightFormat
@@ -138,7 +147,12 @@ class ConvWeights:
                 )
         self._check_groups()
         self._check_codebook()
-        if self.pattern is not BlockPattern.DENSE and (self.format.is_float or self.is_depthwise):
+        if self.pattern is BlockPattern.ROWS and (self.groups > 1 or self.in_channels >= CHANNEL_PACK):
+            raise SparrowError(
+                f"{self.in_channels} input channels in {self.groups} groups with the pattern {self.pattern.value}",
+                expected="one group of fewer than 4 input channels",
+            )
+        if self.pattern is BlockPattern.S4X4 and (self.format.is_float or self.is_depthwise):
             kind = "depthwise" if self.is_depthwise else self.format.value
             raise SparrowError(f"{kind} weights with the pattern {self.pattern.value}", expected="the dense pattern")
         for name, array in (("weights", self.values), ("codebook", self.codebook)):
@@ -209,6 +223,28 @@ class ConvWeights:
         return blocks.reshape(-1, blocks.shape[2])
 
 
+def regroup(values: NDArray[Any], groups: int, zero: int = 0) -> tuple[NDArray[Any], int]:
+    """Write a grouped convolution that no kernel takes as a dense one, with zeros between the groups.
+
+    Args:
+        values: [O, I / groups, kernel height, kernel width].
+        groups: Number of groups.
+        zero: What stands for zero: the number 0, or its index in a codebook.
+
+    Returns:
+        Values and groups as ``ConvWeights`` takes them: the same, or [O, I, kernel height, kernel width] and 1.
+    """
+    outputs, inputs = len(values) // groups, values.shape[1]
+    packable = outputs % CHANNEL_PACK == 0 and inputs % CHANNEL_PACK == 0
+    if groups == 1 or packable or _is_depthwise(values.shape, groups):
+        return values, groups
+    dense = np.full((len(values), inputs * groups, *values.shape[2:]), zero, values.dtype)
+    for group in range(groups):
+        rows = slice(group * outputs, (group + 1) * outputs)
+        dense[rows, group * inputs : (group + 1) * inputs] = values[rows]
+    return dense, 1
+
+
 def _check_array(name: str, array: object, dtype: np.dtype[np.generic], rank: int) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != rank:
         got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
@@ -228,6 +264,44 @@ def _block_count(shape: tuple[int, ...], groups: int) -> tuple[int, int]:
     out_channels, in_channels, height, width = shape
     packs = groups * _ceil_div(out_channels // groups, CHANNEL_PACK)
     return packs, _ceil_div(in_channels, CHANNEL_PACK) * height * width
+
+
+def row_taps(channels: int, kernel: tuple[int, int]) -> int:
+    """Taps of a window with the pattern ``rows``; otherwise a window of few channels has one for each of its pixels.
+
+    Args:
+        channels: Input channels, fewer than 4.
+        kernel: Height and width.
+    """
+    whole, rest = divmod(kernel[1] * channels, CHANNEL_PACK)
+    return kernel[0] * whole + rest * _ceil_div(kernel[0], CHANNEL_PACK)
+
+
+def _row_places(channels: int, height: int, width: int) -> NDArray[np.intp]:
+    """Places of the weights of a tap with the pattern ``rows``, [tap][4], among [row][column][channel]; -1 for none."""
+    row = width * channels
+    places = np.arange(height * row).reshape(height, row)
+    whole = row // CHANNEL_PACK * CHANNEL_PACK
+    below = np.full((_ceil_div(height, CHANNEL_PACK) * CHANNEL_PACK, row - whole), -1)
+    below[:height] = places[:, whole:]
+    return np.concatenate([places[:, :whole].reshape(-1, CHANNEL_PACK), below.T.reshape(-1, CHANNEL_PACK)])
+
+
+def _by_rows(values: NDArray[Any], fill: int) -> NDArray[Any]:
+    """Write values of the pattern ``rows`` as those of a 1x1 window whose channels are the taps."""
+    places = _row_places(*values.shape[1:])
+    padded = np.full((len(values), values[0].size + 1), fill, values.dtype)
+    padded[:, :-1] = values.transpose(0, 2, 3, 1).reshape(len(values), -1)
+    return padded[:, places.reshape(-1), np.newaxis, np.newaxis]
+
+
+def _from_rows(values: NDArray[Any], shape: tuple[int, int, int, int]) -> NDArray[Any]:
+    """Invert ``_by_rows``."""
+    out_channels, channels, height, width = shape
+    places = _row_places(channels, height, width).reshape(-1)
+    ordered = np.empty((out_channels, height * width * channels), values.dtype)
+    ordered[:, places[places >= 0]] = values[:, places >= 0, 0, 0]
+    return ordered.reshape(out_channels, height, width, channels).transpose(0, 3, 1, 2)
 
 
 def _is_depthwise(shape: tuple[int, ...], groups: int) -> bool:
@@ -391,7 +465,8 @@ def pack_weights(weights: ConvWeights) -> bytes:
     if weights.is_depthwise:
         panels = _depthwise_panels(weights.values, fill)
     else:
-        blocks = _blocks(weights.values, weights.groups, fill)
+        by_rows = weights.pattern is BlockPattern.ROWS
+        blocks = _blocks(_by_rows(weights.values, fill) if by_rows else weights.values, weights.groups, fill)
         stream = _pair_packs(blocks) if paired else blocks.reshape(-1, BLOCK)
         if weights.pattern is BlockPattern.S4X4:
             kept = _bridge_gaps(weights.stored_blocks())
@@ -454,6 +529,13 @@ class _Header:
         """Shape of the values: [O, I / groups, kernel height, kernel width]."""
         return self.out_channels, self.in_channels // self.groups, self.kernel_height, self.kernel_width
 
+    @property
+    def stored_shape(self) -> tuple[int, int, int, int]:
+        """The same, of the values as blocks are made of them."""
+        if _PATTERN_CODES[self.pattern] is not BlockPattern.ROWS:
+            return self.shape
+        return self.out_channels, CHANNEL_PACK * row_taps(self.in_channels, self.shape[2:]), 1, 1
+
     def problems(self, data: bytes) -> Iterator[tuple[str, str]]:
         """List what is wrong with the bytes, as (got, expected); later checks hold only where earlier ones do."""
         if self.magic != MAGIC:
@@ -465,13 +547,16 @@ class _Header:
         if (checksum := _checksum(data, memoryview(data)[_HEADER.size :])) != self.checksum:
             yield f"packed weights with checksum {checksum:08x}", f"{self.checksum:08x}, as their header says"
         if self.format >= len(_FORMAT_CODES) or self.pattern >= len(_PATTERN_CODES):
-            yield f"weight format {self.format} with block pattern {self.pattern}", "formats 0 to 4, patterns 0 and 1"
+            yield f"weight format {self.format} with block pattern {self.pattern}", "formats 0 to 4, patterns 0 to 2"
         if not self.groups or self.in_channels % self.groups or 0 in self.shape:
             yield f"weights of {self.out_channels} x {self.in_channels} channels in {self.groups} groups", "a divisor"
         format, depthwise = _FORMAT_CODES[self.format], _is_depthwise(self.shape, self.groups)
-        panels, taps = _block_count(self.shape, self.groups)
+        pattern = _PATTERN_CODES[self.pattern]
+        if pattern is BlockPattern.ROWS and (self.groups > 1 or self.in_channels >= CHANNEL_PACK):
+            yield f"{self.in_channels} input channels in {self.groups} groups by rows", "1 to 3 channels in one group"
+        panels, taps = _block_count(self.stored_shape, self.groups)
         blocks = panels * taps
-        if (self.sparsity_offset == 0) != (_PATTERN_CODES[self.pattern] is BlockPattern.DENSE):
+        if (self.sparsity_offset != 0) != (pattern is BlockPattern.S4X4):
             yield f"a list of blocks at byte {self.sparsity_offset} with block pattern {self.pattern}", "one if sparse"
         if self.sparsity_offset:
             kept = self.kept_blocks(data)
@@ -497,10 +582,9 @@ class _Header:
             if offset % ALIGNMENT or offset < _HEADER.size or offset + size > len(data):
                 yield f"a {name} section at byte {offset} of {size} bytes", f"a multiple of 64 within {len(data)} bytes"
 
-
     def kept_blocks(self, data: bytes) -> NDArray[np.bool_] | None:
         """Read which blocks are there, [panel][tap]; None if that makes no sense."""
-        panels, taps = _block_count(self.shape, self.groups)
+        panels, taps = _block_count(self.stored_shape, self.groups)
         lists = data[self.sparsity_offset :]
         if self.sparsity_offset % ALIGNMENT or self.sparsity_offset < _HEADER.size or len(lists) < 4 * (panels + 1):
             return None
@@ -520,7 +604,7 @@ class _Header:
 
 def _read_blocks(header: _Header, data: bytes, stored: NDArray[np.uint8], format: WeightFormat) -> NDArray[Any]:
     """Blocks of dense or sparse values: [convolution][output pack][tap][16]."""
-    packs, taps = _block_count(header.shape, header.groups)
+    packs, taps = _block_count(header.stored_shape, header.groups)
     if (kept := header.kept_blocks(data) if header.sparsity_offset else None) is not None:
         table = np.frombuffer(data, np.int8, CODEBOOK_ENTRIES, header.codebook_offset)
         zero = int(np.argmin(np.abs(table))) if format.has_codebook else 0
@@ -561,7 +645,9 @@ def unpack_weights(data: bytes) -> ConvWeights:
         values = panels.reshape(-1, taps, CHANNEL_PACK).swapaxes(1, 2).reshape(-1, *header.shape[1:])
         values = values[: header.out_channels]
     else:
-        values = _values_of_blocks(_read_blocks(header, data, stored, format), header.shape, header.groups)
+        values = _values_of_blocks(_read_blocks(header, data, stored, format), header.stored_shape, header.groups)
+        if _PATTERN_CODES[header.pattern] is BlockPattern.ROWS:
+            values = _from_rows(values, header.shape)
     codebook = np.frombuffer(data, np.int8, header.codebook_entries, header.codebook_offset)
     count = header.out_channels
     return ConvWeights(

@@ -130,7 +130,8 @@ def config_from_json(text: str) -> QuantizeConfig:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise SparrowError(f"the quantization configuration is no JSON: {error}") from error
+        raise SparrowError(f"the quantization configuration is no JSON: {error}",
+                           expected="what a configuration's to_json wrote") from error  # fmt: skip
     return config_from_dict(content)
 
 
@@ -143,7 +144,8 @@ def config_from_yaml(text: str) -> QuantizeConfig:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SparrowError(f"the quantization configuration is no YAML: {' '.join(str(error).split())}") from error
+        raise SparrowError(f"the quantization configuration is no YAML: {' '.join(str(error).split())}",
+                           expected="what a configuration's to_yaml wrote") from error  # fmt: skip
     return config_from_dict(content)
 
 
@@ -185,7 +187,8 @@ def quantize_(model: nn.Module, config: QuantizeConfig) -> GraphModule:
 
     Raises:
         SparrowError: The network cannot be traced, has no layer to quantize, is quantized already, holds a NaN or
-            infinity, or a pattern of the configuration matches none of its layers. The network is then unchanged.
+            infinity, or a pattern of the configuration matches none of its layers. The network then computes what it
+            did before.
     """
     quantizer = next((q for q in QUANTIZERS.values() if q.config is type(config)), None)
     if quantizer is None:
@@ -208,7 +211,11 @@ def quantize_(model: nn.Module, config: QuantizeConfig) -> GraphModule:
         equalize_(graph)
     sharings = quantizer.share(config, layers)
     if config.sparsity is not None:
-        for name in _prunable(config.sparsity, layers, sharings):
+        for name in prunable_layers(config.sparsity, layers):
+            if config.sparsity.criterion == "zero-component" and not isinstance(sharings[name], MixtureSharing):
+                raise SparrowError(f"{name} has no mixture whose zero component could decide what is pruned",
+                                   expected="dgms weights in every pruned layer",
+                                   next_step=f"keep {name} dense, or choose the criterion magnitude")  # fmt: skip
             make_prunable(sharings[name], layers[name].get_parameter("weight").detach(), config.sparsity)
     if config.activation_bits is not None:
         insert_grids(graph, set(layers))
@@ -412,8 +419,16 @@ def _pruned_layers(model: nn.Module) -> dict[str, tuple[Tensor, Masking]]:
     }
 
 
-def _prunable(config: SparsityConfig, layers: Mapping[str, nn.Module], sharings: Mapping[str, Sharing]) -> list[str]:
-    """Names of the layers that are pruned."""
+def prunable_layers(config: SparsityConfig, layers: Mapping[str, nn.Module]) -> list[str]:
+    """Name the layers that are pruned.
+
+    Args:
+        config: How the network is pruned.
+        layers: Its convolutions and linear layers by name, in the order in which they run.
+
+    Raises:
+        SparrowError: There is none, or a pattern of the configuration matches none.
+    """
     names = list(layers)
     if config.layers_dense is None:
         dense = {*names[:1], *names[-1:]}
@@ -424,11 +439,6 @@ def _prunable(config: SparsityConfig, layers: Mapping[str, nn.Module], sharings:
         raise SparrowError("there is no layer to prune", expected="a layer that is neither grouped nor kept dense",
                            next_step="name fewer layers that stay dense")  # fmt: skip
     _matching("shares", [pattern for pattern, _ in config.shares], {name: layers[name] for name in chosen})
-    for name in chosen:
-        if config.criterion == "zero-component" and not isinstance(sharings[name], MixtureSharing):
-            raise SparrowError(f"{name} has no mixture whose zero component could decide what is pruned",
-                               expected="dgms weights in every pruned layer",
-                               next_step=f"keep {name} dense, or choose the criterion magnitude")  # fmt: skip
     return chosen
 
 

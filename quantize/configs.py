@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import math
 from typing import Any, ClassVar, TypeVar
 
 import yaml
 
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.quantize.activations import CALIBRATION_METHODS
+from sparrow.quantize.config_values import as_tuples, is_number
 from sparrow.quantize.sparsity.config import SparsityConfig
 
 CORRECTIONS = ("none", "bias", "layerwise")
@@ -51,7 +51,7 @@ class QuantizeConfig:
         self._check_patterns("layers_float")
         self._check("activation_bits", self.activation_bits in (8, None), "8, or none for float activations")
         self._check("calibration", self.calibration in CALIBRATION_METHODS, ", ".join(CALIBRATION_METHODS))
-        self._check("percentile", _is_number(self.percentile) and 50 < self.percentile <= 100, "above 50, at most 100")
+        self._check("percentile", is_number(self.percentile) and 50 < self.percentile <= 100, "above 50, at most 100")
         self._check("sparsity", isinstance(self.sparsity, SparsityConfig | None), "a sparsity configuration, or none")
         self._check("equalize", isinstance(self.equalize, bool), "true or false")
         self._check("correction", self.correction in CORRECTIONS, ", ".join(CORRECTIONS))
@@ -80,7 +80,7 @@ class QuantizeConfig:
         for key in content:
             if key not in known:
                 raise SparrowError(f"a {cls.method} configuration has no key {key!r}", expected=near_names(key, known))
-        values: dict[str, Any] = {key: _as_tuples(value) for key, value in content.items()}
+        values: dict[str, Any] = {key: as_tuples(value) for key, value in content.items()}
         if isinstance(content.get("sparsity"), dict):
             values["sparsity"] = SparsityConfig.from_dict(content["sparsity"])
         return cls(**values)
@@ -144,7 +144,7 @@ class DgmsConfig(CodebookConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("sigma_init", self.sigma_init in ("cluster", "empirical"), "cluster or empirical")
-        self._check("temperature", _is_number(self.temperature) and 1e-4 <= self.temperature <= 1, "from 0.0001 to 1")
+        self._check("temperature", is_number(self.temperature) and 1e-4 <= self.temperature <= 1, "from 0.0001 to 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,13 +172,5 @@ class Int8Config(QuantizeConfig):
     method: ClassVar[str] = "int8"
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
 def _is_layer_bits(pair: object) -> bool:
     return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

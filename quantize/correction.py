@@ -15,6 +15,7 @@ of what those before it left over:
 
 import copy
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from sparrow.kernels.errors import SparrowError
 from sparrow.quantize.activations import grids, layer_nodes
 from sparrow.quantize.sharing import CodebookSharing, by_channel
 
@@ -35,6 +37,7 @@ _DAMPING = 0.01  # of the inputs' mean square: keeps what the images do not dete
 _ROUNDS = 4  # of choosing entries and fitting the table
 _SWEEPS = 2  # of choosing again, in each round
 _FIT_CHUNK = 1 << 22  # numbers in one block of the table's fit
+_IN_MEMORY = 1 << 27  # bytes of one operator's output, over all images, that stay in memory
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -51,18 +54,23 @@ def correct_(model: nn.Module, batches: Iterable[Tensor], *, weights: bool) -> N
     """Correct a quantized network in place, layer by layer.
 
     All images run through the network at once, one operator at a time: what is live between two operators is kept for
-    all of them, once in float and once quantized.
+    all of them, once in float and once quantized. Of large images that is more than memory holds (10 GB for 512 of 224
+    x 224 behind the first layers of a MobileNetV2), so large outputs go to temporary files, which are mapped.
 
     Args:
         model: What ``quantize_`` returned, its grids calibrated.
         batches: Inputs, ``[n, ...]`` each.
         weights: Whether entries of tables are chosen anew; else only means are corrected.
+
+    Raises:
+        SparrowError: The temporary files do not fit the disk.
     """
     assert isinstance(model, GraphModule)  # or it would not be quantized
     was_training = model.training
     model.eval()
     reference = _float_twin(model)
-    pairs = [_Pair(reference, model, batch) for batch in batches]
+    images = list(batches)
+    pairs = [_Pair(reference, model, batch, _IN_MEMORY // len(images)) for batch in images]
     calls = Counter(str(node.target) for node in layer_nodes(model))
     for expected_node, node in zip(reference.graph.nodes, model.graph.nodes, strict=True):
         # A layer that runs twice has one weight for two kinds of inputs: it stays as it is.
@@ -96,15 +104,18 @@ def _float_twin(model: GraphModule) -> GraphModule:
 class _Pair:
     """Both networks on one batch, a node at a time."""
 
-    def __init__(self, reference: GraphModule, model: GraphModule, batch: Tensor) -> None:
+    def __init__(self, reference: GraphModule, model: GraphModule, batch: Tensor, in_memory: int) -> None:
         self.runs = tuple(Interpreter(network) for network in (reference, model))
+        self._in_memory = in_memory  # bytes of an output
         for run in self.runs:
             run.args_iter = iter([batch])
 
     def run(self, *nodes: Node) -> None:
         """Run one operator in both."""
         for run, node in zip(self.runs, nodes, strict=True):
-            run.env[node] = run.run_node(node)
+            output = run.run_node(node)
+            large = isinstance(output, Tensor) and output.device.type == "cpu" and output.nbytes > self._in_memory
+            run.env[node] = _on_disk(output) if large else output
 
     def inputs(self, *nodes: Node) -> tuple[Tensor, Tensor]:
         """The float and the quantized input of a layer that is about to run."""
@@ -121,6 +132,22 @@ class _Pair:
         for run, node in zip(self.runs, nodes, strict=True):
             for unused in run.user_to_last_uses.get(node, []):
                 del run.env[unused]
+
+
+def _on_disk(values: Tensor) -> Tensor:
+    """Move a tensor to a temporary file, which is gone when the tensor is."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="sparrow-correction-") as file:
+            # Written before it is mapped: a disk that is full is an error here, and would be a crash there.
+            values.contiguous().numpy().tofile(file)
+            mapped = torch.from_file(file.name, shared=True, size=values.numel(), dtype=values.dtype)
+    except OSError as error:
+        raise SparrowError(
+            f"{values.nbytes:,} bytes of activations cannot be kept in {tempfile.gettempdir()}: {error}",
+            expected="room for the activations of all calibration images on disk",
+            next_step="set TMPDIR to a folder with more room, or take fewer --calibration-images",
+        ) from error
+    return mapped.reshape(values.shape)
 
 
 def _correct_mean(model: GraphModule, node: Node, layer: nn.Module, pairs: list[_Pair], expected_node: Node) -> None:

@@ -7,7 +7,6 @@ image activations are strong (attention transfer, Zagoruyko and Komodakis, arXiv
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from sparrow.kernels.errors import SparrowError, near_names
+from sparrow.quantize.config_values import is_number, is_share
 
 # Images and logits and classes -> the loss to minimize.
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -41,7 +41,7 @@ class DistillConfig:
         attention_weight: Weight of the maps' squared distance, added to the loss.
 
     Raises:
-        SparrowError: A value is out of range.
+        SparrowError: A value is out of range or of another type.
     """
 
     weight: float = 0.7
@@ -52,13 +52,19 @@ class DistillConfig:
     attention_weight: float = 10.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and 0 < self.weight <= 1):
+        if not (is_share(self.weight) and self.weight > 0):
             raise SparrowError(f"the teacher's weight is {self.weight!r}", expected="above 0, at most 1")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise SparrowError(f"the temperature is {self.temperature!r}", expected="a number above 0")
-        for name in ("feature_weight", "attention_weight"):
-            if not (math.isfinite(value := getattr(self, name)) and value > 0):
-                raise SparrowError(f"{name} is {value!r}", expected="a number above 0")
+        for name in ("temperature", "feature_weight", "attention_weight"):
+            if not (is_number(value := getattr(self, name)) and value > 0):
+                raise SparrowError(f"the {name.replace('_', ' ')} is {value!r}", expected="a number above 0")
+        for name in ("features", "attention"):
+            pairs = getattr(self, name)
+            if not (isinstance(pairs, tuple) and all(map(_is_pair, pairs))):
+                raise SparrowError(f"{name} is {pairs!r}", expected="pairs of a student's and a teacher's layer")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(name, str) for name in value)
 
 
 def distillation_loss(
@@ -93,8 +99,10 @@ def distillation_loss(
     pairs = None if student is None else _LayerLosses(teacher, student, config, image_shape)
 
     def loss(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        # Half precision moves the teacher's logits by less than its own errors, and halves its time.
-        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
+        # On a GPU, half precision moves the teacher's logits by less than its own errors, and halves its time; most
+        # CPUs are slower with it.
+        on_gpu = images.device.type == "cuda"
+        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=on_gpu):
             expected = teacher(images).float()
         if expected.shape != logits.shape:
             raise SparrowError(f"the teacher gives {expected.shape[1]} classes, the student {logits.shape[1]}",

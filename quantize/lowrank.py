@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sparrow.kernels.errors import SparrowError, near_names
+from sparrow.quantize.config_values import is_share, is_whole
 
 _HOOI_SWEEPS = 10
 _ALS_SWEEPS = 60
@@ -38,7 +39,7 @@ class LowRankConfig:
             the first and the last in the network's list of modules.
         convolution: What a k x k convolution becomes: ``tucker2``, ``cp`` or ``separable``.
         energy: Share of a weight's squared norm that the ranks keep, above 0 to 1, in each mode; or ``None``.
-        budget: Share of a layer's weights that the new layers may have, above 0 to below 1; or ``None``. Either
+        budget: Share of a layer's weights that the new layers may have, above 0 to 1; or ``None``. Either
             ``energy`` or ``budget`` is given; with ``separable`` neither may be, and layers without a window stay.
         multiple: Ranks are rounded up to a multiple of it; 4 channels are what a kernel computes at once.
 
@@ -58,11 +59,10 @@ class LowRankConfig:
         valid = self.layers is None or (isinstance(self.layers, tuple) and all(isinstance(n, str) for n in self.layers))
         self._check("layers", valid, "a tuple of layer names or patterns")
         self._check("convolution", self.convolution in CONVOLUTIONS, near_names(str(self.convolution), CONVOLUTIONS))
-        for name, limit in (("energy", 1.0), ("budget", 1.0)):
+        for name in ("energy", "budget"):
             value = getattr(self, name)
-            valid = value is None or (type(value) in (int, float) and math.isfinite(value) and 0 < value <= limit)
-            self._check(name, valid, "a share above 0, at most 1")
-        self._check("multiple", type(self.multiple) is int and self.multiple >= 1, "a whole number from 1")
+            self._check(name, value is None or (is_share(value) and value > 0), "a share above 0, at most 1")
+        self._check("multiple", is_whole(self.multiple) and self.multiple >= 1, "a whole number from 1")
         unsaid = self.energy is None and self.budget is None
         if (unsaid and self.convolution != "separable") or (self.energy is not None and self.budget is not None):
             both = "both energy and budget" if self.energy is not None else "neither energy nor budget"

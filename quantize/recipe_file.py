@@ -16,9 +16,11 @@ import yaml
 
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.quantize.api import QUANTIZERS, config_from_json
+from sparrow.quantize.config_values import as_tuples, is_share, is_whole
 from sparrow.quantize.configs import QuantizeConfig
 from sparrow.quantize.data import DATASETS
 from sparrow.quantize.distill import DistillConfig
+from sparrow.quantize.lowrank import LowRankConfig
 from sparrow.quantize.train import TrainConfig
 
 RECIPES = Path(__file__).with_name("recipe_files")
@@ -50,6 +52,10 @@ class Recipe:
         quantization: Method, bits and sparsity.
         checkpoint: Trained float weights; ``None`` to be named when the recipe is run, or trained first.
         float_training: How float weights are trained where no checkpoint is named; ``None`` refuses to.
+        removed_channels: Share of the channels inside the network that are taken out of it first, above 0 to below 1.
+        low_rank: How layers are replaced by factors before quantization; ``None`` for not at all.
+        pruning: How the network is pruned and trained in float before quantization, which then keeps its zeros;
+            ``None`` prunes while it is fine-tuned.
         training: How the quantized network is fine-tuned; ``None`` leaves it as it was calibrated.
         teacher: What it learns from while it is fine-tuned, beside the labels.
         calibration_images: Training images that choose the activations' ranges.
@@ -65,6 +71,9 @@ class Recipe:
     quantization: QuantizeConfig
     checkpoint: Path | None = None
     float_training: TrainConfig | None = None
+    removed_channels: float | None = None
+    low_rank: LowRankConfig | None = None
+    pruning: TrainConfig | None = None
     training: TrainConfig | None = None
     teacher: Teacher | None = None
     calibration_images: int = 1024
@@ -77,8 +86,8 @@ class Recipe:
         """Return the recipe as plain values, every default written out; what ``from_dict`` takes."""
         content = dataclasses.asdict(self)
         content["quantization"] = json.loads(self.quantization.to_json())
-        for name in ("float_training", "training"):
-            config: TrainConfig | None = getattr(self, name)
+        for name in ("float_training", "low_rank", "pruning", "training"):
+            config: TrainConfig | LowRankConfig | None = getattr(self, name)
             content[name] = json.loads(config.to_json()) if config is not None else None
         if self.teacher is not None:
             content["teacher"] |= content["teacher"].pop("distillation")
@@ -109,9 +118,14 @@ class Recipe:
         for key in ("calibration_images", "seed", "verify_images"):
             _check_count(key, values.get(key, 1), least=0 if key == "seed" else 1, optional=key == "verify_images")
         values["quantization"] = _quantization(values["quantization"])
-        for key in ("float_training", "training"):
+        for key in ("float_training", "pruning", "training"):
             if values.get(key) is not None:
                 values[key] = TrainConfig.from_dict(_section(values[key], key), of=key)
+        if values.get("low_rank") is not None:
+            values["low_rank"] = LowRankConfig.from_dict(_section(values["low_rank"], "low_rank"))
+        removed = values.get("removed_channels")
+        if removed is not None and not (is_share(removed) and 0 < removed < 1):
+            raise SparrowError(f"removed_channels is {removed!r}", expected="a share above 0, below 1; or null")
         if values.get("teacher") is not None:
             values["teacher"] = _teacher(values["teacher"], folder)
         values["checkpoint"] = _checkpoint(values.get("checkpoint"), folder)
@@ -171,11 +185,15 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         after: Another's.
     """
     old, new = _flatten(before), _flatten(after)
-    nothing = "not set"
+
+    def text(value: object) -> str:
+        return "not set" if value is None else str(value)
+
+    # A key that an earlier release did not know is as good as null.
     return [
-        f"{key}: {old.get(key, nothing)}, now {new.get(key, nothing)}"
+        f"{key}: {text(old.get(key))}, now {text(new.get(key))}"
         for key in sorted({*old, *new})
-        if old.get(key, nothing) != new.get(key, nothing)
+        if old.get(key) != new.get(key)
     ]
 
 
@@ -210,9 +228,7 @@ def _teacher(content: object, folder: Path) -> Teacher:
     values = _section(content, "teacher", ["model", "checkpoint", *options])
     if not isinstance(values.get("model"), str):
         raise SparrowError(f"the teacher's model is {values.get('model')!r}", expected="the name of a network")
-    chosen = {key: values[key] for key in options if key in values}
-    lists = {key: tuple(value) for key, value in chosen.items() if isinstance(value, list)}
-    distillation = DistillConfig(**chosen | lists)
+    distillation = DistillConfig(**{key: as_tuples(values[key]) for key in options if key in values})
     checkpoint = _checkpoint(values.get("checkpoint"), folder)
     return Teacher(model=values["model"], checkpoint=checkpoint, distillation=distillation)
 
@@ -223,8 +239,8 @@ def _checkpoint(value: object, folder: Path) -> Path | None:
     return None if value is None else folder / value
 
 
-def _check_count(name: str, value: object, *, least: int, optional: bool) -> None:
-    if not (type(value) is int and value >= least) and not (optional and value is None):
+def _check_count(name: str, value: Any, *, least: int, optional: bool) -> None:
+    if not (is_whole(value) and value >= least) and not (optional and value is None):
         raise SparrowError(f"{name} is {value!r}", expected=f"a whole number from {least}" + (", or null" * optional))
 
 

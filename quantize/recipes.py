@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from sparrow.kernels.errors import SparrowError
+from sparrow.kernels.size_report import SizeReport
 from sparrow.models import MODELS, build_model
 from sparrow.quantize.api import (
     LayerReport,
@@ -32,11 +33,12 @@ from sparrow.quantize.api import (
 from sparrow.quantize.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from sparrow.quantize.configs import QuantizeConfig
 from sparrow.quantize.data import ImageData, steps_per_epoch
-from sparrow.quantize.distill import DistillConfig, describe_teacher, distillation_loss, release_student
+from sparrow.quantize.distill import DistillConfig, LossFunction, describe_teacher, distillation_loss, release_student
 from sparrow.quantize.export_onnx import export_onnx
+from sparrow.quantize.float_pruning import prune_float_, pruning_path
 from sparrow.quantize.lowrank import FactorizedLayer, LowRankConfig, factorize_, restructure_
 from sparrow.quantize.processes import choose_device, is_main_process
-from sparrow.quantize.size_report import SizeReport, size_report
+from sparrow.quantize.size_report import size_report
 from sparrow.quantize.sparsity.channels import layer_shapes, remove_channels, resize_
 from sparrow.quantize.sparsity.norms import reestimate_norms
 from sparrow.quantize.train import EpochRecord, TrainConfig, check_fits, evaluate, resume_path, train
@@ -44,6 +46,8 @@ from sparrow.quantize.train import EpochRecord, TrainConfig, check_fits, evaluat
 log = logging.getLogger("sparrow")
 
 FLOAT_FORMAT = "sparrow-float-1"
+
+_BYTES_WHITE = 255  # in an image file, whatever byte the data set has for it
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class TrainingReport:
         resumed: Whether an interrupted run was continued.
         size: Bytes of the weights; None for float training.
         factorized: Layers that were replaced by factors before quantization.
+        pruning_history: One record an epoch of pruning in float, before quantization.
     """
 
     model: str
@@ -74,6 +79,7 @@ class TrainingReport:
     resumed: bool
     size: SizeReport | None = None
     factorized: tuple[FactorizedLayer, ...] = ()
+    pruning_history: tuple[EpochRecord, ...] = ()
 
 
 def train_network(
@@ -124,6 +130,7 @@ def quantize_network(
     calibration_images: int = 1024,
     removed_channels: float = 0.0,
     low_rank: LowRankConfig | None = None,
+    pruning: TrainConfig | None = None,
     log_dir: Path | None = None,
     restart: bool = False,
 ) -> TrainingReport:
@@ -142,6 +149,8 @@ def quantize_network(
         calibration_images: Training images that choose the activations' ranges.
         removed_channels: Share of the channels inside the network that are taken out of it first.
         low_rank: How layers are replaced by factors before quantization; None for not at all.
+        pruning: How the network is pruned and trained in float before quantization, which then keeps its zeros; None
+            prunes while it is fine-tuned.
         log_dir: Folder for a TensorBoard log of the fine-tuning.
         restart: Whether an interrupted run is thrown away.
 
@@ -167,9 +176,37 @@ def quantize_network(
         reestimate_norms(model, images)
         shapes["factorized"] = json.dumps([asdict(layer) for layer in factorized])
     quantize_config = choose_sparsities(model, images, quantize_config)
-    quantized = quantize_(model, quantize_config)
+    teaching: dict[str, str] = {}
+
+    def loss_of(student: nn.Module) -> LossFunction:
+        if taught is None:
+            return _cross_entropy
+        return distillation_loss(taught[0], taught[1], student=student, image_shape=data.image_shape)
+
+    taught = None
+    if teacher is not None:
+        taught = load_float_network(teacher[0], data, teacher[1], seed), distill_config or DistillConfig()
+        teaching["teacher"] = describe_teacher(*taught)
+    masks: dict[str, torch.Tensor] = {}
+    pruning_history: tuple[EpochRecord, ...] = ()
+    if pruning is not None:
+        if quantize_config.sparsity is None:
+            raise SparrowError("pruning in float without a sparsity", expected="a sparsity in the quantization",
+                               next_step="say how much with --sparsity")  # fmt: skip
+        if taught is not None:
+            taught[0].to(choose_device(pruning.device))
+        masks, pruned = prune_float_(model, data, quantize_config.sparsity, pruning, calibration=images,
+                                     loss_function=loss_of, checkpoint_path=pruning_path(output),
+                                     job=teaching | {"quantization": quantize_config.to_json()},
+                                     log_dir=log_dir / "pruning" if log_dir else None, restart=restart)  # fmt: skip
+        release_student(model)
+        pruning_history = pruned.history
+    quantized = quantize_(model.eval(), quantize_config)
+    for name, (_, sharing) in quantized_layers(quantized).items():
+        if name in masks:
+            sharing.mask = masks[name]
     total_steps = train_config.epochs * steps_per_epoch(data, train_config.batch_size) if train_config else 0
-    pruner = make_pruner(quantized, quantize_config, total_steps)
+    pruner = None if masks else make_pruner(quantized, quantize_config, total_steps)
     if pruner is not None:
         pruner.step(0)
         if zero_share(quantized):
@@ -180,27 +217,25 @@ def quantize_network(
     history: tuple[EpochRecord, ...] = ()
     resumed = False
     if train_config is not None:
-        options: dict[str, Any] = {}
-        job = {"quantization": quantize_config.to_json()}
-        if teacher is not None:
-            teacher_model = load_float_network(teacher[0], data, teacher[1], seed)
-            distill_config = distill_config or DistillConfig()
-            teacher_model.to(choose_device(train_config.device))
-            options["loss_function"] = distillation_loss(teacher_model, distill_config, student=quantized,
-                                                         image_shape=data.image_shape)  # fmt: skip
-            job["teacher"] = describe_teacher(teacher_model, distill_config)
+        job = teaching | {"quantization": quantize_config.to_json()}
+        if pruning is not None:
+            job["pruning"] = pruning.to_json()
+        if taught is not None:
+            taught[0].to(choose_device(train_config.device))
+        loss_function = loss_of(quantized)
+        options: dict[str, Any] = {"sparsity": lambda: zero_share(quantized)} if quantize_config.sparsity else {}
         if pruner is not None:
-            options |= {"on_step": pruner.step, "sparsity": lambda: zero_share(quantized)}
-            options["loss_function"] = pruner.penalized(options.get("loss_function", _cross_entropy))
+            options["on_step"] = pruner.step
+            loss_function = pruner.penalized(loss_function)
         groups = weight_parameter_groups(quantized, train_config.learning_rate)  # those of the distillation too
         result = train(quantized, data, train_config, checkpoint_path=output, parameters=groups, restart=restart,
-                       job=job, log_dir=log_dir, **options)  # fmt: skip
+                       job=job, log_dir=log_dir, loss_function=loss_function, **options)  # fmt: skip
         history, resumed = result.history, result.resumed
         release_student(quantized)
     accuracy = history[-1].test_accuracy if history else calibrated
     layers = tuple(layer_report(quantized))
     report = TrainingReport(model_name, data.name, start, calibrated, accuracy, history, layers, resumed,
-                            size_report(quantized), tuple(factorized))  # fmt: skip
+                            size_report(quantized), tuple(factorized), pruning_history)  # fmt: skip
     state = quantization_state(quantized, quantize_config)
     training = {} if train_config is None else {"train": train_config.to_json()}
     _finish({**state, **_identity(model_name, data), **training, **shapes}, report, output)
@@ -226,10 +261,9 @@ def export_checkpoint(checkpoint: Path, output: Path, *, model_name: str | None 
     name = str(content["model"])
     shape = tuple(int(size) for size in content["input_shape"])
     metadata = {"sparrow.model": name if name in MODELS else "own network"}
-    if "data" in content:
-        metadata["sparrow.data"] = str(content["data"])
-    if "quantization" in content:
-        metadata["sparrow.quantization"] = str(content["quantization"])
+    for key in ("data", "quantization", "pixel_mean", "pixel_deviation", "class_names"):
+        if key in content:
+            metadata[f"sparrow.{key}"] = str(content[key])
     log.info("exporting %s", name)
     export_onnx(model, shape, output, metadata)
     return layer_report(model)
@@ -323,13 +357,20 @@ def _finish(checkpoint: Mapping[str, Any], report: TrainingReport, output: Path)
     """Write the result of a training, its report included, and remove the state of the unfinished one."""
     if is_main_process():
         save_checkpoint({**checkpoint, "report": json.dumps(report_document(report))}, output)
-        resume_path(output).unlink(missing_ok=True)
+        for unfinished in (output, pruning_path(output)):
+            resume_path(unfinished).unlink(missing_ok=True)
 
 
 def _identity(model_name: str, data: ImageData) -> Mapping[str, Any]:
+    """What a checkpoint says of its network, and of the data set: what turns a user's own image into an input."""
+    mean, deviation = ([round(_BYTES_WHITE * value, 4) for value in values] for values in (data.mean, data.std))
+    numbers = tuple(map(str, range(len(data.classes))))  # as names they would say nothing
     return {
         "model": model_name,
         "classes": len(data.classes),
         "input_shape": list(data.image_shape),
         "data": data.name,
+        "pixel_mean": json.dumps(mean),
+        "pixel_deviation": json.dumps(deviation),
+        **({} if data.classes == numbers else {"class_names": json.dumps(data.classes)}),
     }

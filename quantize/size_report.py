@@ -1,117 +1,10 @@
-"""What a quantized network's weights cost in bytes, all counted, beside the ratio that papers give.
+"""What the weights of a PyTorch network cost in bytes; :mod:`sparrow.kernels.size_report` has what is counted."""
 
-Papers on weight sharing state 32 / (bits · share of weights that are not zero). That counts neither the table of a
-layer, nor scales and biases, nor where the zeros are, which a program has to know; and it counts layers that stay at 8
-bits or in float only if the paper says so. Here the weights are packed as the compiler packs them, and every byte is
-put under what it is for.
-"""
-
-from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
 from torch import nn
 
-from sparrow.kernels.formats import BlockPattern, ConvWeights, WeightFormat, pack_weights
+from sparrow.kernels.size_report import SizeReport, float_size, packed_size
 from sparrow.quantize.api import original_weight, quantized_layers
 from sparrow.quantize.sharing import CodebookSharing, Int8Sharing
-
-_FLOAT_BITS = 32
-_BYTES_OF_CONSTANTS = 12  # of an output channel: first value of the sum, scale, bias
-_FEW_ENTRIES = 4  # of a table whose indices take 2 bits
-
-
-@dataclass(frozen=True)
-class LayerSize:
-    """Bytes of one layer's weight and constants.
-
-    Attributes:
-        name: Name of the layer.
-        weights: Number of weights.
-        zeros: How many of them are zero.
-        bits: Bits of a stored weight in the packed form: 2, 4, 8 or 32; three-bit indices are stored in 4.
-        nominal_bits: Bits of a weight as a paper counts them.
-        values: Bytes of indices or int8 values that are stored, those of blocks of zeros left out.
-        codebook: Bytes of the table.
-        constants: Bytes of what each output channel needs: the scale, the bias, the first value of its sum.
-        block_map: Bytes that say which blocks are stored; 0 where all are.
-        alignment: Header and padding.
-    """
-
-    name: str
-    weights: int
-    zeros: int
-    bits: int
-    nominal_bits: int
-    values: int
-    codebook: int
-    constants: int
-    block_map: int
-    alignment: int
-
-    @property
-    def total(self) -> int:
-        """All bytes."""
-        return self.values + self.codebook + self.constants + self.block_map + self.alignment
-
-
-@dataclass(frozen=True)
-class SizeReport:
-    """Bytes of a network's layers.
-
-    Attributes:
-        layers: Every convolution and linear layer.
-    """
-
-    layers: tuple[LayerSize, ...]
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return sum(layer.weights for layer in self.layers)
-
-    @property
-    def float_bytes(self) -> int:
-        """Bytes of the weights in float32, without biases."""
-        return self.weights * _FLOAT_BITS // 8
-
-    @property
-    def total(self) -> int:
-        """All bytes of the packed weights."""
-        return sum(layer.total for layer in self.layers)
-
-    @property
-    def true_ratio(self) -> float:
-        """float_bytes / total."""
-        return self.float_bytes / max(1, self.total)
-
-    @property
-    def paper_ratio(self) -> float:
-        """32 / (bits · non-zero share), over the weights of all layers."""
-        bits = sum((layer.weights - layer.zeros) * layer.nominal_bits for layer in self.layers)
-        return self.weights * _FLOAT_BITS / max(1, bits)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values for JSON, totals included."""
-        totals = {"weights": self.weights, "float_bytes": self.float_bytes, "packed_bytes": self.total,
-                  "true_ratio": self.true_ratio, "paper_ratio": self.paper_ratio}  # fmt: skip
-        return {**totals, "layers": [{**asdict(layer), "total": layer.total} for layer in self.layers]}
-
-    def lines(self) -> list[str]:
-        """Return the totals and how the two ratios differ, for people."""
-        parts = {
-            "indices and int8 values": sum(layer.values for layer in self.layers),
-            "constants of channels": sum(layer.constants for layer in self.layers),
-            "maps of blocks": sum(layer.block_map for layer in self.layers),
-            "tables": sum(layer.codebook for layer in self.layers),
-            "headers and alignment": sum(layer.alignment for layer in self.layers),
-        }
-        listed = ", ".join(f"{name} {count:,}" for name, count in parts.items() if count)
-        return [
-            f"packed weights {self.total:,} bytes, 1/{self.true_ratio:.1f} of float32: {listed}",
-            f"32 / (bits x non-zero share), as papers count, would be {self.paper_ratio:.1f}: it leaves out everything "
-            "but the bits of weights that are not zero, single zeros inside stored blocks among them",
-        ]
 
 
 def size_report(model: nn.Module) -> SizeReport:
@@ -126,53 +19,16 @@ def size_report(model: nn.Module) -> SizeReport:
         if not isinstance(module, nn.Conv2d | nn.Linear):
             continue
         if name not in quantized:
-            weight = module.weight.detach()
-            zeros, channels = int((weight == 0).sum()), len(weight)
-            constants = 0 if module.bias is None else 4 * channels
-            sizes.append(LayerSize(name, weight.numel(), zeros, _FLOAT_BITS, _FLOAT_BITS, 4 * weight.numel(), 0,
-                                   constants, 0, 0))  # fmt: skip
+            weight = module.weight.detach().cpu().numpy()
+            sizes.append(float_size(weight, name=name, bias=module.bias is not None))
             continue
-        sharing, weight = quantized[name][1], original_weight(module)
+        sharing, original = quantized[name][1], original_weight(module)
         if isinstance(sharing, CodebookSharing):
             table = sharing.int8_codebook()[0].cpu().numpy()
-            values = sharing.indices(weight).cpu().numpy()
-            kind = WeightFormat.CB2T if len(table) <= _FEW_ENTRIES else WeightFormat.CB4T
-            zeros = int((table[values] == 0).sum())
+            values = sharing.indices(original).cpu().numpy()
         else:
             assert isinstance(sharing, Int8Sharing)
-            table, values, kind = None, sharing.int8_weight(weight)[0].cpu().numpy(), WeightFormat.QS8C
-            zeros = int((values == 0).sum())
+            table, values = None, sharing.int8_weight(original)[0].cpu().numpy()
         groups = module.groups if isinstance(module, nn.Conv2d) else 1
-        sizes.append(_packed_size(name, sharing.bits, kind, values, table, groups, zeros))
+        sizes.append(packed_size(values, table, name=name, nominal_bits=sharing.bits, groups=groups))
     return SizeReport(tuple(sizes))
-
-
-def _packed_size(
-    name: str,
-    nominal_bits: int,
-    kind: WeightFormat,
-    values: np.ndarray[Any, Any],
-    table: np.ndarray[Any, Any] | None,
-    groups: int,
-    zeros: int,
-) -> LayerSize:
-    channels = len(values)
-    values = values.reshape(*values.shape[:2], *(values.shape[2:] or (1, 1)))
-    candidates = []
-    for pattern in BlockPattern:
-        weights = ConvWeights(
-            kind, values, table, np.zeros(channels, np.int32), np.ones(channels, np.float32),
-            np.zeros(channels, np.float32), groups=groups,
-        )  # fmt: skip
-        stored, block_map = weights.values.size, 0
-        if pattern is not BlockPattern.DENSE:
-            if weights.is_depthwise:
-                continue
-            kept = weights.stored_blocks()
-            weights = ConvWeights(kind, values, table, weights.initial, weights.scale, weights.bias, groups, pattern)
-            stored, block_map = int(kept.sum()) * 16, 4 * (len(kept) + 1) + int(kept.sum())
-        entries = 0 if table is None else len(table)
-        counted = (stored * kind.bits // 8, entries, _BYTES_OF_CONSTANTS * channels, block_map)
-        rest = len(pack_weights(weights)) - sum(counted)
-        candidates.append(LayerSize(name, values.size, zeros, kind.bits, nominal_bits, *counted, rest))
-    return min(candidates, key=lambda size: size.total)

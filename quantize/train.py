@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.quantize.checkpoint import load_checkpoint, save_checkpoint
+from sparrow.quantize.config_values import is_number, is_whole
 from sparrow.quantize.data import ImageData, batches, prefetched, steps_per_epoch, training_batches
 from sparrow.quantize.data.images import Split
 from sparrow.quantize.distill import LossFunction
@@ -77,14 +78,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[bool, str]] = {
-            "epochs": (_is_int(self.epochs) and self.epochs >= 1, "a whole number from 1"),
-            "batch_size": (_is_int(self.batch_size) and self.batch_size >= 1, "a whole number from 1"),
-            "learning_rate": (_is_number(self.learning_rate) and self.learning_rate > 0, "a number above 0"),
-            "momentum": (_is_number(self.momentum) and 0 <= self.momentum < 1, "a number from 0 to 1, below 1"),
-            "weight_decay": (_is_number(self.weight_decay) and self.weight_decay >= 0, "a number from 0"),
-            "warmup_share": (_is_number(self.warmup_share) and 0 <= self.warmup_share <= 1, "a number from 0 to 1"),
-            "seed": (_is_int(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to below 2^63"),
-            "threads": (self.threads is None or (_is_int(self.threads) and self.threads >= 1), "a whole number from 1"),
+            "epochs": (is_whole(self.epochs) and self.epochs >= 1, "a whole number from 1"),
+            "batch_size": (is_whole(self.batch_size) and self.batch_size >= 1, "a whole number from 1"),
+            "learning_rate": (is_number(self.learning_rate) and self.learning_rate > 0, "a number above 0"),
+            "momentum": (is_number(self.momentum) and 0 <= self.momentum < 1, "a number from 0 to 1, below 1"),
+            "weight_decay": (is_number(self.weight_decay) and self.weight_decay >= 0, "a number from 0"),
+            "warmup_share": (is_number(self.warmup_share) and 0 <= self.warmup_share <= 1, "a number from 0 to 1"),
+            "seed": (is_whole(self.seed) and 0 <= self.seed < 2**63, "a whole number from 0 to below 2^63"),
+            "threads": (self.threads is None or (is_whole(self.threads) and self.threads > 0), "a whole number from 1"),
             "device": (self.device in DEVICES, ", ".join(DEVICES)),
             "precision": (self.precision in PRECISIONS, ", ".join(PRECISIONS)),
         }
@@ -106,7 +107,8 @@ class TrainConfig:
         try:
             content = json.loads(text)
         except ValueError as error:
-            raise SparrowError(f"the training configuration is no JSON: {error}") from error
+            raise SparrowError(f"the training configuration is no JSON: {error}",
+                               expected="what to_json wrote") from error  # fmt: skip
         if not isinstance(content, dict) or content.get("version") != cls.VERSION:
             raise SparrowError(
                 f"the training configuration has no version {cls.VERSION}: {text[:80]}",
@@ -134,24 +136,6 @@ class TrainConfig:
         if (version := values.pop("version", cls.VERSION)) != cls.VERSION:
             raise SparrowError(f"the {of} configuration has version {version!r}", expected=f"version {cls.VERSION}")
         return cls(**values)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-class Stateful(Protocol):
-    """Something beside the network that has to be as it was when a training is resumed."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it holds, as tensors and plain values."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> object:
-        """Take over what ``state_dict`` gave."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +210,6 @@ def train(
     parameters: Sequence[Mapping[str, Any]] | None = None,
     loss_function: LossFunction = lambda images, logits, labels: nn.functional.cross_entropy(logits, labels),
     on_step: Callable[[int], None] | None = None,
-    stateful: Mapping[str, Stateful] | None = None,
     sparsity: Callable[[], float] | None = None,
     job: Mapping[str, str] | None = None,
     log_dir: Path | None = None,
@@ -252,7 +235,6 @@ def train(
             default all parameters are one group.
         loss_function: Loss of a batch from its images, the network's logits and the labels; cross-entropy by default.
         on_step: Called with the number of steps done after each step; it may change buffers of the network.
-        stateful: What else is saved and restored, by name.
         sparsity: Gives the share of the weights that are zero, 0 to 1, to be shown.
         job: What else has to be equal for the training to be resumed, by name, such as what ``loss_function`` does.
         log_dir: Folder for a TensorBoard log of loss, accuracy, learning rate and sparsity.
@@ -285,7 +267,7 @@ def train(
         if config.precision == "bfloat16" and processes.device.type != "cuda":
             raise SparrowError("the precision is bfloat16 on a CPU", expected="float32, or a CUDA device")
         whole_job = _describe_job(model, data, config, optimizer, processes) | dict(job or {})
-        state = _ResumeFile(resume_path(checkpoint_path), model, optimizer, dict(stateful or {}), whole_job, processes)
+        state = _ResumeFile(resume_path(checkpoint_path), model, optimizer, whole_job, processes)
         stack.enter_context(_on_device(model, processes.device))
         stack.enter_context(torch.random.fork_rng([processes.device] if processes.device.type == "cuda" else []))
         stack.enter_context(_torch_threads(config.threads))
@@ -533,7 +515,6 @@ class _ResumeFile:
     path: Path
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    stateful: dict[str, Stateful]
     job: dict[str, str]
     processes: Processes
 
@@ -556,7 +537,6 @@ class _ResumeFile:
             "position": dataclasses.asdict(position),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "stateful": {name: part.state_dict() for name, part in self.stateful.items()},
         }
         save_checkpoint(content, self.path)
 
@@ -579,8 +559,6 @@ class _ResumeFile:
             position = _Position(**saved, history=history)
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-            for name, part in self.stateful.items():
-                part.load_state_dict(content["stateful"][name])
         except SparrowError as error:
             raise SparrowError(error.got, expected=error.expected, next_step=next_step) from error
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -35,15 +35,22 @@ def copy_sources(folder: Path) -> None:
 
 
 def source_files(prefix: str) -> list[str]:
-    """Files that are committed, or could be."""
+    """Files that are committed, or could be, without results that are kept for readers of the repository."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", prefix]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    return [name for name in listed.split("\0")
+            if (ROOT / name).is_file() and not name.startswith("benchmarks/results/")]  # fmt: skip
 
 
 def test_every_file_of_the_packages_is_in_the_wheel(installed):
     missing = [name for top in TOP_LEVEL for name in source_files(top) if not (installed / "sparrow" / name).is_file()]
     assert missing == []
+
+
+def test_the_extras_are_declared(installed):
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    extras = {line.split(": ")[1] for line in metadata.read_text().splitlines() if line.startswith("Provides-Extra: ")}
+    assert extras == {"bench", "dev", "tensorboard", "train"}
 
 
 def test_nothing_else_is_installed(installed):
@@ -63,6 +70,17 @@ def test_the_source_distribution_makes_the_same_wheel(installed, tmp_path):
     assert files == {str(path.relative_to(installed)) for path in (installed / "sparrow").rglob("*") if path.is_file()}
 
 
+# Refuses the modules of the extra for training, as if they were not installed.
+WITHOUT_TRAINING = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'torch_pruning', 'sklearn'):
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
 @pytest.mark.tvm
 def test_the_wheel_compiles_a_network_outside_the_checkout(installed, tmp_path):
     import onnx
@@ -70,9 +88,9 @@ def test_the_wheel_compiles_a_network_outside_the_checkout(installed, tmp_path):
     from .deploy.networks import residual_network
 
     onnx.save(residual_network(), tmp_path / "network.onnx")
-    program = (
+    program = WITHOUT_TRAINING + (
         "import sparrow.kernels; print(sparrow.kernels.__file__)\nfrom sparrow.deploy.cli import main\n"
-        "import sys; sys.argv[1:] = ['compile', 'network.onnx', '--target', 'cortex-a76', '-o', 'out']\nmain()"
+        "sys.argv[1:] = ['compile', 'network.onnx', '--target', 'cortex-a76', '-o', 'out']\nmain()"
     )
     # The libraries' folder by path, not as a site folder: the editable install of the checkout stays out of it.
     path = os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])
@@ -84,15 +102,7 @@ def test_the_wheel_compiles_a_network_outside_the_checkout(installed, tmp_path):
 
 
 def test_training_is_an_extra_and_says_so(installed, tmp_path):
-    program = (
-        "import sys\n"
-        "class Missing:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'sklearn', 'onnxscript'):\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Missing())\n"
-        "from sparrow.deploy.cli import main\nmain()"
-    )
+    program = WITHOUT_TRAINING + "from sparrow.deploy.cli import main\nmain()"
     path = os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])
 
     def sparrow(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -82,8 +82,9 @@ class NcnnRunner:
         self._marks = _build_marks()
 
     def count(
-        self, network: Network, *, cpu: str, threads: int, caches: Sequence[tuple[Cache, Cache]], timeout: float
-    ) -> InstructionCounts:
+        self, network: Network, *, cpu: str, threads: int, caches: Sequence[tuple[Cache, Cache]], timeout: float,
+        half: bool = True,
+    ) -> InstructionCounts:  # fmt: skip
         """Count one inference; each of its parallel regions is a section.
 
         Args:
@@ -92,11 +93,12 @@ class NcnnRunner:
             threads: Number of threads.
             caches: Hierarchies of data caches to simulate.
             timeout: Seconds after which it is stopped.
+            half: Compute in half precision where the core has it, as ncnn does by default.
 
         Raises:
             SparrowError: ncnn cannot load or run the network, or QEMU or its plugins are missing.
         """
-        numbers = (network.width, network.height, network.channels, threads)
+        numbers = (network.width, network.height, network.channels, threads, int(half))
         arguments = [str(self._marks), str(network.param.absolute()), *map(str, numbers)]
         result = self._userland.run(GUEST / "run_ncnn.py", arguments, cpu=cpu, caches=caches, timeout=timeout,
                                     environment=_ENVIRONMENT)  # fmt: skip

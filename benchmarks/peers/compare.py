@@ -202,7 +202,7 @@ def compare_peers(
     environment = replace(environment, cpu=", ".join(cpu.level for cpu in table),
                           cpu_model=", ".join(cpu_model(cpu.level) for cpu in table))  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="sparrow-peers-") as folder:
-        network, quantized = _one_input(model, Path(folder))
+        network, quantized = one_input_network(model, Path(folder))
         # What is quantized already is taken as it is: the converters would at best quantize it twice.
         rows, compared = _rows(network, [PEERS[name] for name in peers], table, bundle,
                                ("fp32",) if quantized else precisions, "as given" if quantized else "",
@@ -245,8 +245,16 @@ def _cpu(name: str) -> _Cpu:
     return _Cpu(name, level, load_core(core))
 
 
-def _one_input(model: Path, folder: Path) -> tuple[Path, bool]:
-    """The network with a free first dimension set to 1, which some converters need, and whether it is quantized."""
+def one_input_network(model: Path, folder: Path) -> tuple[Path, bool]:
+    """The network with a free first dimension set to 1, which some converters need, and whether it is quantized.
+
+    Args:
+        model: ONNX network.
+        folder: Where a changed network is written; otherwise it is the model itself.
+
+    Raises:
+        SparrowError: The file cannot be read.
+    """
     import onnx
 
     try:

@@ -2,8 +2,8 @@
 
 A program is a line of sections, and all threads wait for one another between two of them. A section lasts until its
 slowest core is done, plus what handing it out costs, and never shorter than its lines take to come from memory. Work
-that threads take from a shared list goes to whichever core is free first; work that was divided beforehand stays with
-its thread, however slow its core.
+that was divided beforehand stays with its thread, however slow its core. Work in a list of tasks goes to whichever core
+is free first, but for the last ones, which slow cores leave to faster ones: that is what Sparrow's thread pool does.
 """
 
 import heapq
@@ -123,6 +123,8 @@ def predict_soc(
     cores = [load_core(placed.core, calibration) for placed in placement]
     bandwidth = soc.memory_gigabytes_per_second * calibration.memory_efficiency  # bytes a nanosecond
     first = work[placement[0].cluster]
+    speeds = [1 / max(price(work[placed.cluster].total, core.figures, placed.ghz).cycles / placed.ghz, 1e-9)
+              for placed, core in zip(placement, cores, strict=True)]  # fmt: skip
     if any(extra.instructions for section in first.sections for extra in section.threads[len(placement) :]):
         raise SparrowError(f"the program ran on more than {len(placement)} threads", expected="a core for each thread",
                            next_step="ask for as many threads as the program has")  # fmt: skip
@@ -134,7 +136,7 @@ def predict_soc(
         by_core = [replace(work[placed.cluster].sections[index], tasks=max(section.tasks, at_least))
                    for placed in placement]  # fmt: skip
         name = names[index] if index < len(names) else f"section {index}"
-        operators.append(_section(name, by_core, cores, placement, bandwidth))
+        operators.append(_section(name, by_core, cores, placement, bandwidth, speeds))
     pipeline, memory, fork_join = (
         sum(getattr(operator, f"{part}_milliseconds") for operator in operators)
         for part in ("pipeline", "memory", "fork_join")
@@ -156,40 +158,64 @@ def predict_soc(
 
 
 def _section(
-    name: str, by_core: Sequence[SectionWork], cores: Sequence[Core], placement: Sequence[PlacedCore], bandwidth: float
-) -> OperatorTime:
+    name: str, by_core: Sequence[SectionWork], cores: Sequence[Core], placement: Sequence[PlacedCore], bandwidth: float,
+    speeds: Sequence[float],
+) -> OperatorTime:  # fmt: skip
     tasks = by_core[0].tasks
-    pieces = [_piece(section, thread) for thread, section in enumerate(by_core)]
+    pieces = [section.total if tasks else section.threads[thread] if thread < len(section.threads) else Work()
+              for thread, section in enumerate(by_core)]  # fmt: skip
     costs = [price(piece, core.figures, placed.ghz)
              for piece, core, placed in zip(pieces, cores, placement, strict=True)]  # fmt: skip
     nanoseconds = [cost.cycles / placed.ghz for cost, placed in zip(costs, placement, strict=True)]
-    taken = _take_tasks(tasks, nanoseconds) if tasks else [1 if piece.instructions else 0 for piece in pieces]
-    slowest = max(range(len(cores)), key=lambda core: taken[core] * nanoseconds[core])
-    pipeline = taken[slowest] * costs[slowest].pipeline / placement[slowest].ghz
-    fetched = sum(number * piece.memory_lines * core.l1.line
-                  for number, piece, core in zip(taken, pieces, cores, strict=True))  # fmt: skip
-    memory = max(taken[slowest] * nanoseconds[slowest], fetched / bandwidth) - pipeline
-    busy = [core.figures.fork_join_microseconds for core, number in zip(cores, taken, strict=True) if number]
-    fork_join = 1e3 * max(busy) if len(busy) > 1 else 0.0
+    handing_out = [1e3 * core.figures.fork_join_microseconds for core in cores]
+    pipeline = executing = fork_join = fetched = 0.0
+    for shares in by_core[0].lists or (((1 / tasks,) * tasks,) if tasks else ((),)):
+        if tasks:
+            begin = handing_out if len(shares) > 1 < len(cores) else [0.0] * len(cores)
+            done = _take_tasks(shares, nanoseconds, speeds, begin)
+        else:
+            done = [1.0 if piece.instructions else 0.0 for piece in pieces]
+            busy = [cost for cost, part in zip(handing_out, done, strict=True) if part]
+            begin = [max(busy) if len(busy) > 1 else 0.0] * len(cores)
+        ends = [start + part * time if part else 0.0
+                for start, part, time in zip(begin, done, nanoseconds, strict=True)]  # fmt: skip
+        last = max(range(len(cores)), key=ends.__getitem__)
+        pipeline += done[last] * costs[last].pipeline / placement[last].ghz
+        executing += done[last] * nanoseconds[last]
+        fork_join += begin[last] if done[last] else 0.0
+        fetched += sum(part * piece.memory_lines * core.l1.line
+                       for part, piece, core in zip(done, pieces, cores, strict=True))  # fmt: skip
+    memory = max(executing, fetched / bandwidth) - pipeline
     return _operator(name, pipeline * 1e-6, memory * 1e-6, fork_join * 1e-6, fetched)
 
 
-def _piece(section: SectionWork, thread: int) -> Work:
-    """What a thread does at a time: one task, or all of its part where the work was divided beforehand."""
-    if section.tasks:
-        return section.total.scaled(1 / section.tasks)
-    return section.threads[thread] if thread < len(section.threads) else Work()
+def _take_tasks(
+    shares: Sequence[float], nanoseconds: Sequence[float], speeds: Sequence[float], begin: Sequence[float]
+) -> list[float]:
+    """The share of a section's work that each core does if whichever is free first takes the next task.
 
-
-def _take_tasks(tasks: int, nanoseconds: Sequence[float]) -> list[int]:
-    """How many tasks each core gets if whichever is free first takes the next; costs are of one task on each core."""
-    taken = [0] * len(nanoseconds)
-    free = [(0.0, core) for core in range(len(nanoseconds))]
-    for _ in range(tasks):
+    Args:
+        shares: Share that each task of a list has.
+        nanoseconds: Of the whole section on each core.
+        speeds: Of the cores, in any unit; a core leaves the tasks that all together end sooner than it ends one of its
+            own, while the fastest does one: ``tasks_to_leave`` in kernels/csrc/runtime/thread_pool.c.
+        begin: When each core comes.
+    """
+    done = [0.0] * len(nanoseconds)
+    leave = [int(sum(speeds) * (max(speeds) - speed) / (max(speeds) * speed)) for speed in speeds]
+    leave[0] = 0  # the caller's
+    free = [(time, core) for core, time in enumerate(begin)]
+    heapq.heapify(free)
+    taken = 0
+    while taken < len(shares):
         time, core = free[0]
-        taken[core] += 1
-        heapq.heapreplace(free, (time + nanoseconds[core], core))
-    return taken
+        if len(shares) - taken <= leave[core]:
+            heapq.heappop(free)  # for good: ever fewer are left
+            continue
+        done[core] += shares[taken]
+        heapq.heapreplace(free, (time + shares[taken] * nanoseconds[core], core))
+        taken += 1
+    return done
 
 
 def _error_text(cores: Sequence[Core]) -> str:

@@ -55,10 +55,13 @@ class SectionWork:
     Attributes:
         tasks: Tasks that its threads take from a shared list; 0 if the program divides its work beforehand.
         threads: By thread, the main thread first.
+        lists: Share of the section's work that each task has, in the order of taking, by list: one list is done before
+            the next is handed out. Where none is known, all tasks are equal and of one list.
     """
 
     tasks: int
     threads: tuple[Work, ...]
+    lists: tuple[tuple[float, ...], ...] = ()
 
     @property
     def total(self) -> Work:
@@ -128,7 +131,9 @@ def program_work(
             beyond = misses.l2 if last_level is None else min(misses.l2, section.caches[last_level][thread].l2)
             values = (executed, spent, misses.l1, misses.l2, beyond)
             threads.append(Work(*(float(value) / repetitions for value in values)))
-        sections.append(SectionWork(round(section.tasks / repetitions), tuple(threads)))
+        of_tasks = sum(map(sum, section.lists)) or 1
+        lists = tuple(tuple(task / of_tasks for task in tasks) for tasks in section.lists)
+        sections.append(SectionWork(round(section.tasks / repetitions), tuple(threads), lists))
     return ProgramWork(tuple(sections), float(covered.sum() / instructions.sum()))
 
 

@@ -26,8 +26,8 @@ class Document:
     Attributes:
         path: The file.
         result: What ``read_result`` read.
-        network: Name of the network or program, with the file's where several results of the same kind and for the
-            same core or SoC have the same name.
+        network: Name of the network or program; where several results of the same kind and for the same core or SoC
+            have the same one, with the file's, or with the folder's where the files' are the same too.
     """
 
     path: Path
@@ -46,11 +46,16 @@ def read_documents(paths: Sequence[Path]) -> tuple[Document, ...]:
         if not _finite(asdict(result)):
             raise SparrowError(f"{path} holds infinity or NaN", expected="a result that Sparrow wrote",
                                next_step="make the result again with this version of Sparrow")  # fmt: skip
-    kinds = [(subject(result), type(result), _place(result)) for result in results.values()]
-    return tuple(
-        Document(path, result, kind[0] if kinds.count(kind) == 1 else f"{kind[0]} ({path.stem})")
-        for (path, result), kind in zip(results.items(), kinds, strict=True)
-    )
+    kinds = {path: (subject(result), type(result), _place(result)) for path, result in results.items()}
+
+    def name(path: Path) -> str:
+        like = [other for other, kind in kinds.items() if kind == kinds[path]]
+        if len(like) == 1:
+            return kinds[path][0]
+        same_file = [other for other in like if other.stem == path.stem]
+        return f"{kinds[path][0]} ({path.stem if len(same_file) == 1 else path.resolve().parent.name})"
+
+    return tuple(Document(path, result, name(path)) for path, result in results.items())
 
 
 def _finite(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Latency by number of threads, and accuracy against latency."""
+"""Latency by number of threads."""
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
@@ -13,11 +13,9 @@ from sparrow.benchmarks.reports.documents import (
     Document,
     device_name,
     error_notes,
-    same_network,
     threads_text,
 )
 from sparrow.benchmarks.reports.page import Html, element, figure, numbers, section
-from sparrow.benchmarks.results import VerifyResult
 from sparrow.benchmarks.runners.device import DeviceDescription
 
 LATENCY = "milliseconds for one inference"
@@ -95,14 +93,15 @@ def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def _by_place(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+def by_place(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """Curves by the name of their SoC or device."""
     found: dict[str, list[Curve]] = {}
     for curve in curves:
         found.setdefault(curve.place, []).append(curve)
     return found
 
 
-def _how_got(curves: Sequence[Curve]) -> str:
+def how_got(curves: Sequence[Curve]) -> str:
     """How the figures of some curves were got, and how to tell."""
     notes = []
     if any(curve.predicted for curve in curves):
@@ -112,7 +111,8 @@ def _how_got(curves: Sequence[Curve]) -> str:
     return " ".join(notes)
 
 
-def _with_errors(chart: Html, curves: Sequence[Curve]) -> Html:
+def with_errors(chart: Html, curves: Sequence[Curve]) -> Html:
+    """A chart with what is known of its predictions' errors below it."""
     return element("div", chart, error_notes(text for curve in curves for text in curve.errors.values()))
 
 
@@ -121,9 +121,9 @@ def latency_section(curves: Sequence[Curve]) -> Html | None:
     if not curves:
         return None
     charts = []
-    for place, here in _by_place(curves).items():
+    for place, here in by_place(curves).items():
         threads = sorted({number for curve in here for number in curve.milliseconds})
-        looks = _looks(curve.placed for curve in here)
+        look = looks(curve.placed for curve in here)
         series = []
         for curve in here:
             name = f"{curve.placed}, {curve.how}"
@@ -131,55 +131,19 @@ def latency_section(curves: Sequence[Curve]) -> Html | None:
                 Point(threads.index(number), ms, f"{name}, {threads_text(number)}: {figure(ms)} ms")
                 for number, ms in sorted(curve.milliseconds.items())
             )
-            series.append(Series(name, points, curve.predicted, True, looks[curve.placed]))
+            series.append(Series(name, points, curve.predicted, True, look[curve.placed]))
         y = linear_axis(LATENCY, [point.y for one in series for point in one.points])
-        charts.append(_with_errors(xy_chart(place, ordered_axis("threads", threads), y, series), here))
+        charts.append(with_errors(xy_chart(place, ordered_axis("threads", threads), y, series), here))
     columns = ("Network", "On", "Cores", "How", "Threads", "ms")
     rows = [
         (curve.document.network, curve.place, curve.cores, curve.how, str(number), figure(ms))
         for curve in curves
         for number, ms in sorted(curve.milliseconds.items())
     ]
-    return section("Latency by number of threads", _how_got(curves), element("div", *charts, class_="charts"),
+    return section("Latency by number of threads", how_got(curves), element("div", *charts, class_="charts"),
                    numbers(columns, rows, text_columns=4))  # fmt: skip
 
 
-def accuracy_section(documents: Sequence[Document], curves: Sequence[Curve]) -> Html | None:
-    """Share of correct answers against latency, for networks that were both verified with labels and timed."""
-    verified = {id(curve): found for curve in curves if (found := _verification(curve.document, documents)) is not None}
-    curves = [curve for curve in curves if id(curve) in verified]
-    if not curves:
-        return None
-    charts, rows = [], []
-    for place, here in _by_place(curves).items():
-        looks = _looks(curve.placed for curve in here)
-        series = []
-        for curve in here:
-            threads, ms = min(curve.milliseconds.items())
-            top1 = 100 * (verified[id(curve)].bundle_top1 or 0.0)
-            name = f"{curve.placed}, {curve.how}, {threads_text(threads)}"
-            point = Point(ms, top1, f"{name}: {top1:.2f} %, {figure(ms)} ms")
-            series.append(Series(name, (point,), curve.predicted, False, looks[curve.placed]))
-            rows.append((curve.document.network, place, curve.cores, curve.how, str(threads), figure(ms),
-                         f"{top1:.2f}"))  # fmt: skip
-        x = linear_axis(LATENCY, [one.points[0].x for one in series])
-        y = linear_axis("top-1 accuracy, %", [one.points[0].y for one in series], from_zero=False, limit=100)
-        charts.append(_with_errors(xy_chart(place, x, y, series), here))
-    images = " or ".join(f"{count:,}" for count in sorted({found.images for found in verified.values()}))
-    note = f"Accuracy of the compiled bundle, run under QEMU on {images} labelled images. {_how_got(curves)}"
-    columns = ("Network", "On", "Cores", "How", "Threads", "ms", "Top-1, %")
-    return section("Accuracy against latency", note, element("div", *charts, class_="charts"),
-                   numbers(columns, rows, text_columns=4))  # fmt: skip
-
-
-def _verification(document: Document, documents: Sequence[Document]) -> VerifyResult | None:
-    """The verification with labels of a document's network."""
-    with_labels = [other for other in documents
-                   if isinstance(other.result, VerifyResult) and other.result.bundle_top1 is not None]  # fmt: skip
-    found = same_network(document, with_labels)
-    return found[0].result if len(found) == 1 else None
-
-
-def _looks(keys: Iterable[Hashable]) -> dict[Hashable, int]:
+def looks(keys: Iterable[Hashable]) -> dict[Hashable, int]:
     """A number for each key, in the order of their first appearance."""
     return {key: number for number, key in enumerate(dict.fromkeys(keys))}

@@ -6,9 +6,10 @@ Each chart is made from the documents that hold its data, and is left out where 
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparrow.benchmarks.reports.accuracy import accuracy_section, size_section
 from sparrow.benchmarks.reports.comparison import calibration_points, compared_curves, comparison_section
 from sparrow.benchmarks.reports.documents import PREDICTED, Document, facts, read_documents, subject, tools
-from sparrow.benchmarks.reports.latency import accuracy_section, latency_curves, latency_section
+from sparrow.benchmarks.reports.latency import latency_curves, latency_section
 from sparrow.benchmarks.reports.layers import counted_instructions, layers_section, measured_times, predicted_times
 from sparrow.benchmarks.reports.page import Html, element, join, millions, milliseconds, page, section, table
 from sparrow.benchmarks.reports.roofline import roofline_section
@@ -45,6 +46,7 @@ def render_results(documents: Sequence[Document]) -> str:
         layers_section("Measured time by layer", TIMED, measured_times(documents), milliseconds),
         layers_section("Instructions by layer", COUNTED, counted_instructions(documents), millions),
         accuracy_section(documents, curves),
+        size_section(documents),
         search_section(documents),
         roofline_section(documents),
         comparison_section([*compared_curves(curves), *calibration_points(documents)]),

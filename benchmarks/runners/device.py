@@ -194,7 +194,7 @@ class Device(ABC):
     """A phone, a board, or this machine. Its files lie in a folder of its own, by names relative to it.
 
     Attributes:
-        runner: ``adb``, ``ssh`` or ``local``.
+        runner: ``adb``, ``ssh``, ``local`` or ``qemu-system``.
         name: Serial number or host.
         folder: Working folder on the device.
     """
@@ -210,21 +210,25 @@ class Device(ABC):
     def _shell_command(self, script: str) -> list[str]:
         """Command on this machine that runs a script in the device's shell."""
 
-    @abstractmethod
     def _send(self, source: Path, target: str) -> None:
-        """Copy a file to a path on the device.
+        """Copy a file to a path on the device, through its shell where a subclass knows no other way.
 
         Raises:
             SparrowError: The copy is not whole.
         """
+        result = self.shell(f"cat >{shlex.quote(target)}", source=source, timeout=transfer_seconds(source))
+        if result.exit_code:
+            self._fail(f"receive {source.name}", result.stderr)
 
-    @abstractmethod
     def _fetch(self, source: str, target: Path) -> None:
-        """Copy a file from a path on the device.
+        """Copy a file from a path on the device, likewise.
 
         Raises:
             SparrowError: The copy is not whole.
         """
+        with Process(self._shell_command(f"cat {shlex.quote(source)}"), target=target) as process:
+            if self._wait(process, f"send {source}", FETCH_SECONDS):
+                self._fail(f"send {source}", process.output()[1])
 
     @abstractmethod
     def _fail(self, doing: str, message: str) -> NoReturn:
@@ -561,7 +565,8 @@ class Process:
                                                  start_new_session=True)  # fmt: skip
         except OSError as error:
             self._scratch.cleanup()
-            raise SparrowError(f"cannot run {command[0]}: {error.strerror}") from error
+            raise SparrowError(f"cannot run {command[0]}: {error.strerror}",
+                               next_step="see what is missing: sparrow doctor") from error  # fmt: skip
 
     def __enter__(self) -> "Process":
         return self

@@ -5,10 +5,11 @@
 //   hint #121   the region ends
 //   hint #122   on the thread that began the region: its section ends, the next one begins
 //   hint #123   on any thread: one task is taken from a list that the threads share
+//   hint #124   such a list is handed out; the one before it is done
 // What all threads retire between the first two belongs to the region, those two hints do not; hint #122 is the last
 // instruction of the section that it ends. A program may have many regions, one after another. They are taken for
-// repetitions of the same work: sections are summed up by their index over all regions. Outside of regions, the last
-// two hints mean nothing.
+// repetitions of the same work: sections are summed up by their index over all regions, but for their lists, which are
+// those of the first. Outside of regions, the last three hints mean nothing.
 //
 // How it counts: each virtual CPU (one a guest thread) has one counter that only grows, by the length of each
 // translation block as the block is entered. A mark subtracts what of its block is still to come, so that regions and
@@ -32,10 +33,12 @@
 //    "regions": [for each region: [for each thread: instructions], ...],
 //    "sections": [for each section: {"tasks": .., "instructions": [for each thread], "memory": [for each thread:
 //                 [loads, stores, bytes loaded, bytes stored], ...], "caches": [for each pair: [for each thread:
-//                 [lines that the first level lacked, lines that the second lacked as well], ...], ...]}, ...],
+//                 [lines that the first level lacked, lines that the second lacked as well], ...], ...],
+//                 "lists": [[for each task, in the order of taking: instructions], ...]}, ...],
 //    "blocks": [{"code": instruction bytes in hexadecimal, "executions": {section: [for each thread], ...}}, ...]}
 // where peak memory, memory, caches and blocks are left out unless asked for, and blocks name only the sections that
-// they ran in. QEMU splits accesses of 16 bytes in two. The same bytes may come as several blocks, from several
+// they ran in. A task lasts until its thread takes the next one, or its section or the next list begins; it may be off
+// by a block. QEMU splits accesses of 16 bytes in two. The same bytes may come as several blocks, from several
 // addresses.
 //
 // A page is resident from the first instruction that runs in it, loads from it or stores to it until munmap, mremap,
@@ -87,7 +90,7 @@ extern const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
 EXPORT int qemu_plugin_version = PLUGIN_API;
 
 enum { MAX_THREADS = 256, MAX_PAIRS = 64, MAX_SECTIONS = 1 << 16, PAGE_SHIFT = 12 };
-enum mark { BEGIN_HINT = 120, END_HINT = 121, SECTION_HINT = 122, TASK_HINT = 123 };
+enum mark { BEGIN_HINT = 120, END_HINT = 121, SECTION_HINT = 122, TASK_HINT = 123, LIST_HINT = 124 };
 enum { OUTSIDE = 0 };  // of regions; 1 + k stands for section k
 
 // What one thread did in one section.
@@ -108,6 +111,8 @@ static struct thread {
   uint64_t last_granule, last_page;  // plus one
   uint64_t *l1_lines[MAX_PAIRS], *l2_lines[MAX_PAIRS];
   uint64_t arguments[3];  // of the system call that it is in
+  size_t task;            // that it works on, plus one, of the last list
+  uint64_t task_begin;
 } threads[MAX_THREADS];
 static unsigned thread_count;  // highest index seen, plus one
 
@@ -122,6 +127,15 @@ static size_t region_count, region_capacity, section_count, section_capacity, un
 static unsigned region_thread;
 static char *output_path;
 static pid_t process;
+
+// The lists of tasks of the first region.
+static struct list {
+  size_t section;
+  uint64_t *tasks;  // instructions of each
+  size_t count, capacity;
+} *lists;
+static size_t list_count, list_capacity;
+static bool list_open;  // the last list's section has not ended
 
 // A run of instructions without a mark inside: a whole block, or a part of one. Never freed.
 struct segment {
@@ -207,12 +221,23 @@ static void retire(struct thread *own, uint64_t instructions) {
 
 static void on_block(unsigned thread, void *length) { retire(&threads[thread], (uintptr_t)length); }
 
+static void end_task(struct thread *own) {
+  if (own->task) lists[list_count - 1].tasks[own->task - 1] = retired_by((unsigned)(own - threads)) - own->task_begin;
+  own->task = 0;
+}
+
+static void end_list(void) {
+  for (unsigned thread = 0; thread < thread_count; thread++) end_task(&threads[thread]);
+  list_open = false;
+}
+
 // Ends the current section of the region where this thread has `to_come` instructions of its block before it.
 static void end_section(unsigned thread, uint64_t to_come) {
   size_t section = current_place - 1;
   if (section >= MAX_SECTIONS) fail("a region has more than 65536 sections");
   sections = grow(sections, &section_capacity, section, sizeof *sections);
   if (section >= section_count) section_count = section + 1;
+  end_list();
   for (unsigned other = 0; other < thread_count; other++) {
     uint64_t now = retired_by(other) - (other == thread ? to_come : 0);
     sections[section][other] += now - at_section[other];
@@ -259,9 +284,31 @@ static void on_end(unsigned thread, void *to_come) {
   pthread_mutex_unlock(&lock);
 }
 
+static void on_list(unsigned thread, void *unused) {
+  (void)unused;
+  pthread_mutex_lock(&lock);
+  if (current_place != OUTSIDE && region_count == 0 && thread == region_thread) {
+    end_list();
+    lists = grow(lists, &list_capacity, list_count, sizeof *lists);
+    lists[list_count++].section = current_place - 1;
+    list_open = true;
+  }
+  pthread_mutex_unlock(&lock);
+}
+
 static void on_task(unsigned thread, void *unused) {
   (void)unused;
-  tally_of(&threads[thread])->tasks++;
+  struct thread *own = &threads[thread];
+  tally_of(own)->tasks++;
+  pthread_mutex_lock(&lock);
+  if (list_open) {
+    struct list *list = &lists[list_count - 1];
+    end_task(own);
+    list->tasks = grow(list->tasks, &list->capacity, list->count, sizeof *list->tasks);
+    own->task = ++list->count;
+    own->task_begin = own->retired;
+  }
+  pthread_mutex_unlock(&lock);
 }
 
 static void execute(struct thread *own, const struct segment *segment) {
@@ -406,7 +453,7 @@ static uint32_t instruction_word(const struct qemu_plugin_insn *instruction) {
 static unsigned mark_of(const struct qemu_plugin_insn *instruction) {
   uint32_t word = instruction_word(instruction), number = (word - 0xd503201fu) >> 5;
   bool hint = (word & 0xfffff01fu) == 0xd503201fu;
-  return hint && number >= BEGIN_HINT && number <= TASK_HINT ? number : 0;
+  return hint && number >= BEGIN_HINT && number <= LIST_HINT ? number : 0;
 }
 
 // The instructions of a block from `first` up to `stop`, as a new segment.
@@ -431,7 +478,7 @@ static void record_segments(struct qemu_plugin_tb *block, size_t length) {
     unsigned mark = 0;
     for (stop = first; stop < length; stop++) {
       mark = mark_of(qemu_plugin_tb_get_insn(block, stop));
-      if (mark && mark != TASK_HINT) break;
+      if (mark && mark < TASK_HINT) break;
     }
     next = stop + 1;
     if (mark == SECTION_HINT) stop++;
@@ -457,6 +504,9 @@ static void register_mark(struct qemu_plugin_insn *instruction, unsigned mark, s
       break;
     case TASK_HINT:
       qemu_plugin_register_vcpu_insn_exec_cb(instruction, on_task, NO_REGISTERS, NULL);
+      break;
+    case LIST_HINT:
+      qemu_plugin_register_vcpu_insn_exec_cb(instruction, on_list, NO_REGISTERS, NULL);
       break;
   }
 }
@@ -512,7 +562,15 @@ static void write_section(FILE *file, size_t section) {
     }
     fputc(']', file);
   }
-  fputs(watch_memory ? "]}" : "}", file);
+  fputs(watch_memory ? "], \"lists\": [" : ", \"lists\": [", file);
+  bool written = false;
+  for (size_t index = 0; index < list_count; index++) {
+    if (lists[index].section != section) continue;
+    for (size_t task = 0; task < lists[index].count; task++)
+      fprintf(file, "%s%llu", task ? ", " : written ? ", [" : "[", (unsigned long long)lists[index].tasks[task]);
+    if (lists[index].count) fputc(']', file), written = true;
+  }
+  fputs("]}", file);
 }
 
 static void write_blocks(FILE *file) {

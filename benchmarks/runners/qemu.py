@@ -139,12 +139,15 @@ class Section:
         instructions: By thread, the main thread first.
         memory: By thread; empty unless memory was watched.
         caches: Misses, ``[cache hierarchy][thread]``; empty unless caches were simulated.
+        lists: Instructions of each task, in the order of taking, by list that was handed out, ``hint #124``, in the
+            first region; empty where there was none, or QEMU has no plugins.
     """
 
     tasks: int
     instructions: tuple[int, ...]
     memory: tuple[MemoryCounts, ...] = ()
     caches: tuple[tuple[CacheMisses, ...], ...] = ()
+    lists: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -498,6 +501,7 @@ def _read_counts(document: dict[str, Any]) -> InstructionCounts:
             tuple(section["instructions"]),
             tuple(MemoryCounts(*counts) for counts in section.get("memory", [])),
             tuple(tuple(CacheMisses(*misses) for misses in threads) for threads in section.get("caches", [])),
+            tuple(tuple(tasks) for tasks in section.get("lists", [])),
         )
         for section in document["sections"]
     )

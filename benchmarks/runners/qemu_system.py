@@ -25,14 +25,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from sparrow.benchmarks.runners.arm_userland import debian_root
-from sparrow.benchmarks.runners.device import (
-    FETCH_SECONDS,
-    SCRIPT_SECONDS,
-    CommandResult,
-    Device,
-    Process,
-    transfer_seconds,
-)
+from sparrow.benchmarks.runners.device import SCRIPT_SECONDS, CommandResult, Device
 from sparrow.benchmarks.runners.qemu import cpu_model
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_file, cache_dir, make_folder
@@ -166,16 +159,6 @@ class QemuSystemMachine(Device):
     def _shell_command(self, script: str) -> list[str]:
         client = Path(__file__).with_name("machine_shell.py")
         return [sys.executable, "-I", "-S", str(client), str(self._socket), script]
-
-    def _send(self, source: Path, target: str) -> None:
-        result = self.shell(f"cat >{shlex.quote(target)}", source=source, timeout=transfer_seconds(source))
-        if result.exit_code:
-            self._fail(f"receive {source.name}", result.stderr)
-
-    def _fetch(self, source: str, target: Path) -> None:
-        with Process(self._shell_command(f"cat {shlex.quote(source)}"), target=target) as process:
-            if self._wait(process, f"send {source}", FETCH_SECONDS):
-                self._fail(f"send {source}", process.output()[1])
 
     def _fail(self, doing: str, message: str) -> NoReturn:
         logs = (self._console, self._console.with_name("errors"))

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import NoReturn
 
-from sparrow.benchmarks.runners.device import FETCH_SECONDS, Device, Process, transfer_seconds, user_folder
+from sparrow.benchmarks.runners.device import Device, user_folder
 from sparrow.kernels.errors import SparrowError
 
 # Nobody is there to type a password; a host that fell silent is given up after 20 seconds.
@@ -66,16 +66,6 @@ class SshDevice(Device):
     def _shell_command(self, script: str) -> list[str]:
         # By a POSIX shell, whatever the user's own is.
         return ["ssh", *self._options, self._destination, f"exec sh -c {shlex.quote(script)}"]
-
-    def _send(self, source: Path, target: str) -> None:
-        result = self.shell(f"cat >{shlex.quote(target)}", source=source, timeout=transfer_seconds(source))
-        if result.exit_code:
-            self._fail(f"receive {source.name}", result.stderr)
-
-    def _fetch(self, source: str, target: Path) -> None:
-        with Process(self._shell_command(f"cat {shlex.quote(source)}"), target=target) as process:
-            if self._wait(process, f"send {source}", FETCH_SECONDS):
-                self._fail(f"send {source}", process.output()[1])
 
     def _fail(self, doing: str, message: str) -> NoReturn:
         said = message.strip()[-2000:]

@@ -1,1 +1,1 @@
-"""Networks that speed is compared on."""
+"""Networks and micro-kernels that speed is compared on."""

@@ -1,5 +1,6 @@
 """``sparrow bench``."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,23 @@ from sparrow.deploy.cli.bench_output import (
     print_peers,
     print_program,
 )
+from sparrow.deploy.cli.device_options import RUNNERS, open_device
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import echo_json, json_option, parse_names, parse_positive_list, parse_share
+from sparrow.deploy.cli.options import (
+    echo_json,
+    json_option,
+    parse_names,
+    parse_positive_list,
+    parse_share,
+    typed_options,
+)
 from sparrow.deploy.cli.progress import phases
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import make_folder
 
-RUNNERS = ["qemu", "adb", "ssh", "local"]
-
 # Options that say something about one kind of run only -> the kinds.
 _BELONGS = {
+    "cpu": ("qemu", "peers", "kernels", "exec"),
     "predict": ("qemu",),
     "against": ("qemu",),
     "baseline": ("qemu",),
@@ -123,16 +131,17 @@ def command(
 def _check_options(context: click.Context, kind: str) -> None:
     """Refuse options that would be ignored."""
     for name, kinds in _BELONGS.items():
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and kind not in kinds:
-            flag = f"--{name.replace('_', '-')}"
-            wanted = " or ".join("--peers" if other == "peers" else f"--runner {other}" for other in kinds)
-            got = f"--{kind}" if kind in ("exec", "kernels", "peers") else f"--runner {kind}"
-            raise click.UsageError(f"{flag} belongs to {wanted}, got {got}")
+        if kind not in kinds and (typed := typed_options(context, [name])):
+            wanted = " or ".join(map(_flag, kinds))
+            raise click.UsageError(f"{typed[0]} belongs to {wanted}, got {_flag(kind)}")
     if context.params["fail_above"] is not None and not (context.params["against"] or context.params["baseline"]):
         raise click.UsageError("--fail-above needs --against or --baseline, to compare with")
     if context.params["against"] and context.params["baseline"]:
         raise click.UsageError("got --against and --baseline, expected one of them")
+
+
+def _flag(kind: str) -> str:
+    return f"--runner {kind}" if kind in RUNNERS else f"--{kind}"
 
 
 def _one_cpu(cpus: list[str]) -> str | None:
@@ -184,20 +193,16 @@ def _measure(
 ) -> None:
     from sparrow.benchmarks.measure import Measurement, measure_all
     from sparrow.benchmarks.results import write_result
-    from sparrow.benchmarks.runners.adb import open_adb, open_all_adb
+    from sparrow.benchmarks.runners.adb import open_all_adb
     from sparrow.benchmarks.runners.device import Device
-    from sparrow.benchmarks.runners.local import open_local
-    from sparrow.benchmarks.runners.ssh import SshDevice
 
     devices: tuple[Device, ...]
-    if options["runner"] == "local":
-        devices = (open_local(),)
-    elif options["runner"] == "ssh":
-        if not options["host"]:
-            raise click.UsageError("--runner ssh needs --host [user@]host[:port]")
-        devices = (SshDevice(options["host"], options["key"]),)
+    if options["runner"] == "adb" and options["device"] == "all":
+        devices = open_all_adb()
     else:
-        devices = open_all_adb() if options["device"] == "all" else (open_adb(options["device"]),)
+        device = open_device(context, options["runner"], options["device"], options["host"], options["key"])
+        assert device is not None  # a bundle under QEMU is counted
+        devices = (device,)
     given = context.get_parameter_source
     chosen = {name: options[name] for name in ("affinity", "min_seconds", "cooldown", "profile")}
     for name in ("warmup", "repeat"):  # their defaults are for counts, which do not vary
@@ -233,52 +238,46 @@ def _measure(
         measurement.require_valid()
 
 
-def _count_peers(
-    context: click.Context, model: Path, options: dict[str, Any], output: Path | None, as_json: bool
-) -> None:
-    from sparrow.benchmarks.peers import PEERS
-    from sparrow.benchmarks.peers.compare import DEFAULT_CPUS, compare_peers
+def _tell(result: Any, output: Path | None, as_json: bool, show: Callable[[Any], None]) -> None:
+    """Write a result to a file, if one is wanted, and print it."""
     from sparrow.benchmarks.results import write_result
 
-    peers = list(PEERS) if options["peers"] == ["all"] else options["peers"]
-    with phases("bench") as on_progress:
-        result = compare_peers(model, peers=peers, cpus=options["cpu"] or DEFAULT_CPUS, bundle=options["bundle"],
-                               on_progress=on_progress)  # fmt: skip
     if output is not None:
         write_result(result, output)
     if as_json:
         echo_json(asdict(result))
     else:
-        print_peers(result)
+        show(result)
+
+
+def _count_peers(
+    context: click.Context, model: Path, options: dict[str, Any], output: Path | None, as_json: bool
+) -> None:
+    from sparrow.benchmarks.peers import PEERS
+    from sparrow.benchmarks.peers.compare import DEFAULT_CPUS, compare_peers
+
+    peers = list(PEERS) if options["peers"] == ["all"] else options["peers"]
+    with phases("bench") as on_progress:
+        result = compare_peers(model, peers=peers, cpus=options["cpu"] or DEFAULT_CPUS, bundle=options["bundle"],
+                               on_progress=on_progress)  # fmt: skip
+    _tell(result, output, as_json, print_peers)
 
 
 def _count_kernels(options: dict[str, Any], arguments: tuple[str, ...], output: Path | None, as_json: bool) -> None:
-    from sparrow.benchmarks.results import write_result
     from sparrow.benchmarks.suites.kernels import DEFAULT_CPUS, bench_kernels
 
     if arguments:
         raise click.UsageError(f"got {' '.join(arguments)} with --kernels, expected no bundle")
     with phases("bench") as on_progress:
         result = bench_kernels(options["cpu"] or DEFAULT_CPUS, on_progress=on_progress)
-    if output is not None:
-        write_result(result, output)
-    if as_json:
-        echo_json(asdict(result))
-    else:
-        print_kernels(result)
+    _tell(result, output, as_json, print_kernels)
 
 
 def _count_program(options: dict[str, Any], arguments: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     from sparrow.benchmarks.harness import bench_program
-    from sparrow.benchmarks.results import write_result
 
     program, cpu = options["program"], _one_cpu(options["cpu"]) or "cortex-a76"
     with phases("bench") as on_phase:
         on_phase(f"{program.name} on {cpu}")
         result = bench_program(program, arguments, cpu=cpu)
-    if output is not None:
-        write_result(result, output)
-    if as_json:
-        echo_json(asdict(result))
-    else:
-        print_program(result)
+    _tell(result, output, as_json, print_program)

@@ -99,18 +99,18 @@ def print_measurements(measurements: Sequence[Measurement]) -> None:
 def print_peers(result: PeersResult) -> None:
     """Print the table of runtimes."""
     click.echo(f"{result.model}: one inference on one thread; instructions counted under QEMU, cycles predicted")
-    click.echo(f"{'runtime':<24}{'precision':<18}{'cpu':<13}{'M instr':>9}{'Mcycles':>9}{'yardstick':>10}{'peak MB':>9}"
-               f"{'error':>9}{'top-1':>7}")  # fmt: skip
+    wide = max(len("precision"), *(len(row.precision) for row in result.rows)) + 2
+    click.echo(f"{'runtime':<24}{'precision':<{wide}}{'cpu':<13}{'M instr':>9}{'Mcycles':>9}{'yardstick':>10}"
+               f"{'peak MB':>9}{'error':>9}{'top-1':>7}")  # fmt: skip
     for row in result.rows:
-        name = f"{row.runtime} {row.version}"
+        start = f"{f'{row.runtime} {row.version}':<24}{row.precision:<{wide}}{row.cpu:<13}"
         if row.reason:
-            click.echo(f"{name:<24}{row.precision:<18}{row.cpu:<13}{row.reason}")
+            click.echo(f"{start}{row.reason}")
             continue
         cells = (_scaled(row.instructions, 1e6), _scaled(row.predicted_cycles, 1e6), _scaled(row.yardstick_cycles, 1e6),
                  _scaled(row.peak_memory_bytes, 1e6))  # fmt: skip
         figures = "".join(f"{cell:>{width}}" for cell, width in zip(cells, (9, 9, 10, 9), strict=True))
-        click.echo(f"{name:<24}{row.precision:<18}{row.cpu:<13}{figures}{row.relative_error:>9.2g}"
-                   f"{row.top1_agreement:>7.0%}")  # fmt: skip
+        click.echo(f"{start}{figures}{row.relative_error:>9.2g}{row.top1_agreement:>7.0%}")
     for note in sorted({row.predicted_for for row in result.rows if row.predicted_for}):
         click.echo(f"  Mcycles: {note}")
     click.echo("  yardstick: LLVM's pipeline model alone, with plain costs of misses in order; it ranks only")

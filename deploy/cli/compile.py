@@ -8,9 +8,15 @@ import click
 
 from sparrow.deploy.android import NDK_VARIABLES
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import json_option, parse_input_shapes, preprocessing_options
+from sparrow.deploy.cli.options import (
+    PREPROCESSING,
+    json_option,
+    parse_input_shapes,
+    preprocessing_options,
+    typed_options,
+)
 from sparrow.deploy.cli.progress import counter, phases
-from sparrow.deploy.cli.samples import Preprocessing, read_samples
+from sparrow.deploy.cli.samples import PreprocessingOptions, read_samples
 from sparrow.deploy.compiler import FLOAT_PRECISIONS, compile_model
 from sparrow.deploy.target import TARGETS
 from sparrow.deploy.toolchain import TOOLCHAINS, find_toolchain
@@ -53,7 +59,7 @@ def command(
     quantize: str | None,
     calibrate: Path | None,
     samples: int,
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingOptions,
     system: str,
     ndk: Path | None,
     toolchain: str | None,
@@ -72,28 +78,24 @@ def command(
     """
     if (quantize is None) != (calibrate is None):
         raise click.UsageError("--quantize int8 and --calibrate DIR|FILE go together")
-    typed = click.get_current_context().get_parameter_source("ndk") is click.core.ParameterSource.COMMANDLINE
-    if typed and system != "android":
+    context = click.get_current_context()
+    if calibrate is None and (unused := typed_options(context, ["samples", *PREPROCESSING])):
+        raise click.UsageError(f"{unused[0]} belongs to --calibrate")
+    if system != "android" and typed_options(context, ["ndk"]):
         raise click.UsageError("--ndk belongs to --os android")
     tensors = tuple(filter(None, (text.strip() for text in outputs.split(","))))
-    if quantize is None or calibrate is None:
+    with tempfile.TemporaryDirectory(prefix="sparrow-compile-") as folder:
+        source, name = model, name or model.stem
+        if calibrate is not None:
+            source = Path(folder) / "quantized.onnx"
+            click.echo(_quantize(model, source, input_shapes, tensors, calibrate, preprocessing, samples), err=True)
+            input_shapes, tensors = {}, ()  # it has them already
         with phases("compile") as on_phase:
             bundle = compile_model(
-                model, output, target=target, name=name, input_shapes=input_shapes, outputs=tensors,
+                source, output, target=target, name=name, input_shapes=input_shapes, outputs=tensors,
                 float_precision=float_precision, toolchain=find_toolchain(toolchain) if toolchain else None,
                 dump_dir=dump_dir, on_phase=on_phase, android=system == "android", ndk=ndk,
             )  # fmt: skip
-    else:
-        with tempfile.TemporaryDirectory(prefix="sparrow-compile-") as folder:
-            quantized = Path(folder) / "quantized.onnx"
-            summary = _quantize(model, quantized, input_shapes, tensors, calibrate, preprocessing, samples)
-            with phases("compile") as on_phase:
-                bundle = compile_model(
-                    quantized, output, target=target, name=name or model.stem,
-                    float_precision=float_precision, toolchain=find_toolchain(toolchain) if toolchain else None,
-                    dump_dir=dump_dir, on_phase=on_phase, android=system == "android", ndk=ndk,
-                )  # fmt: skip
-        click.echo(summary, err=True)
     if as_json:
         click.echo(json.dumps(bundle.manifest, indent=2))
         return
@@ -111,7 +113,7 @@ def _quantize(
     input_shapes: dict[str, tuple[int, ...]],
     outputs: tuple[str, ...],
     source: Path,
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingOptions,
     count: int,
 ) -> str:
     """Write the quantized network to a file and tell how near it is to the float one."""
@@ -121,7 +123,7 @@ def _quantize(
     from sparrow.quantize.post_training import quantize_onnx
 
     network = float_onnx(model, input_shapes, outputs)
-    samples = read_samples(source, network.inputs, preprocessing, count)
+    samples = read_samples(source, network.inputs, preprocessing.complete(network.metadata), count)
     with counter("quantize") as on_progress:
         result, report = quantize_onnx(network.model, samples, on_progress=on_progress)
     onnx.helper.set_model_props(result, {**network.metadata, "sparrow.quantization": "int8 after training"})

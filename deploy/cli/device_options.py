@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparrow.deploy.cli.options import typed_options
+
 if TYPE_CHECKING:
     from sparrow.benchmarks.runners.device import Device
 
@@ -50,7 +52,7 @@ def open_device(
         click.UsageError: Options contradict one another.
         SparrowError: There is no such device.
     """
-    typed = {name for name in _BELONGS if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    typed = [name for name in _BELONGS if typed_options(context, [name])]
     if runner is None:
         named = {"device": device, "host": host}
         # What was typed comes before what the project file says.

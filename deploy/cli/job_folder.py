@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,33 @@ import yaml
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_file
 from sparrow.quantize.recipe_file import changed_keys
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """Where a job keeps what every job makes."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The quantized, fine-tuned network."""
+        return self.folder / "quantized.pt"
+
+    @property
+    def onnx(self) -> Path:
+        """The network for the compiler."""
+        return self.folder / "quantized.onnx"
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle."""
+        return self.folder / "bundle"
+
+    @property
+    def verification(self) -> Path:
+        """The bundle's outputs beside ONNX Runtime's."""
+        return self.folder / "verification.json"
 
 
 def open_job(record: Path, document: dict[str, Any], made: Iterable[Path], *, restart: bool) -> None:

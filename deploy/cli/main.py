@@ -34,7 +34,7 @@ COMMANDS = {
 }
 
 # Modules of the extra `train` in setup.py; what does not train goes without them.
-TRAINING_MODULES = ("onnxscript", "sklearn", "torch")
+TRAINING_MODULES = ("sklearn", "torch", "torch_pruning")
 
 EPILOG = """Exit codes: 0 ok, 1 error, 2 usage, 3 ran but the result is wrong.
 

@@ -3,22 +3,34 @@
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sparrow.deploy.cli.samples import Preprocessing
+from sparrow.deploy.cli.samples import PreprocessingOptions
 from sparrow.models import MODELS
 from sparrow.quantize.data import DATASETS
+
+if TYPE_CHECKING:
+    from sparrow.quantize.train import TrainConfig
 
 # Those of quantize.train, which are not imported here: help texts need no torch.
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 
+# Parameters that ``preprocessing_options`` adds, and those of ``training_options`` that are fields of a TrainConfig.
+PREPROCESSING = ("pixel_mean", "pixel_deviation", "channel_order")
+_TRAINING = ("epochs", "learning_rate", "batch_size", "weight_decay", "seed", "threads", "device", "precision")
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
+teacher_option = click.option(
+    "--teacher", nargs=2, type=(str, click.Path(path_type=Path)), metavar="MODEL CHECKPOINT",
+    help="Trained float network to learn from while fine-tuning.",
+)  # fmt: skip
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -26,6 +38,13 @@ model_option = click.option(
     "--model", required=True,
     help=f"Network: {', '.join(MODELS)}, or your own as path/to/file.py:factory (that file is executed).",
 )  # fmt: skip
+
+
+def typed_options(context: click.Context, names: Iterable[str]) -> list[str]:
+    """Those of a command's parameters that stand on the command line, not in the project file; as ``--flags``."""
+    flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
+    typed = click.core.ParameterSource.COMMANDLINE
+    return [flags[name] for name in names if context.get_parameter_source(name) is typed]
 
 
 def data_options(*, required: bool) -> Decorator:
@@ -45,9 +64,10 @@ def preprocessing_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how an image becomes numbers; the command gets them as ``preprocessing``."""
 
     @click.option("--pixel-mean", callback=parse_channels, metavar="R,G,B",
-                  help="Taken off each byte of an image [default: ImageNet's, 123.7,116.3,103.5].")
+                  help="Taken off each byte of an image [default: what the network was trained with, if its file says "
+                       "it, else ImageNet's, 123.7,116.3,103.5].")
     @click.option("--pixel-deviation", callback=parse_channels, metavar="R,G,B",
-                  help="By which it is divided then [default: ImageNet's, 58.4,57.1,57.4].")
+                  help="By which it is divided then [default: likewise, ImageNet's being 58.4,57.1,57.4].")
     @click.option("--channel-order", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True,
                   help="Order of the network's channels, and of those two options.")
     @functools.wraps(function)
@@ -58,9 +78,8 @@ def preprocessing_options(function: Callable[..., Any]) -> Callable[..., Any]:
         channel_order: str,
         **options: Any,
     ) -> Any:
-        given = Preprocessing()
-        preprocessing = Preprocessing(pixel_mean or given.mean, pixel_deviation or given.deviation, channel_order)
-        return function(*arguments, preprocessing=preprocessing, **options)  # fmt: skip
+        preprocessing = PreprocessingOptions(pixel_mean, pixel_deviation, channel_order)
+        return function(*arguments, preprocessing=preprocessing, **options)
 
     return wrapper
 
@@ -80,8 +99,35 @@ def parse_channels(context: click.Context, parameter: click.Parameter, value: st
     return numbers
 
 
+@dataclass(frozen=True)
+class Training:
+    """What the options of a training say.
+
+    Attributes:
+        settings: Fields of a ``TrainConfig`` by name.
+        log_dir: Folder for a TensorBoard log.
+        restart: Whether an interrupted run is thrown away.
+    """
+
+    settings: dict[str, Any]
+    log_dir: Path | None
+    restart: bool
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything random."""
+        return int(self.settings["seed"])
+
+    def config(self, **changes: object) -> "TrainConfig | None":
+        """How to train, with other settings in place of the options'; ``None`` if no epoch is wanted."""
+        from sparrow.quantize.train import TrainConfig  # with torch, which --help goes without
+
+        settings = self.settings | changes
+        return TrainConfig(**settings) if settings["epochs"] else None
+
+
 def training_options(*, epochs: int, learning_rate: float, least_epochs: int = 1) -> Decorator:
-    """Add the options of a training, with these defaults."""
+    """Add the options of a training, with these defaults; the command gets them as ``training``."""
     options = (
         click.option("--epochs", type=click.IntRange(least_epochs), default=epochs, show_default=True,
                      help="Passes over the data."),
@@ -101,9 +147,15 @@ def training_options(*, epochs: int, learning_rate: float, least_epochs: int = 1
     )  # fmt: skip
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, log_dir: Path | None, restart: bool, **values: Any) -> Any:
+            settings = {name: values.pop(name) for name in _TRAINING}
+            return function(*arguments, training=Training(settings, log_dir, restart), **values)
+
+        decorated: Callable[..., Any] = wrapper
         for option in reversed(options):
-            function = option(function)
-        return function
+            decorated = option(decorated)
+        return decorated
 
     return decorate
 

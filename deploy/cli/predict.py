@@ -1,7 +1,10 @@
 """``sparrow predict``."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +12,10 @@ from sparrow.deploy.cli.main import verbose_option
 from sparrow.deploy.cli.options import echo_json, json_option, parse_names, parse_positive_list
 from sparrow.deploy.cli.progress import phases
 from sparrow.kernels.files import make_folder
+
+if TYPE_CHECKING:
+    from sparrow.benchmarks.peers.placed import PlacedRuntime
+    from sparrow.benchmarks.predicting import PredictionResult
 
 
 @click.command("predict")
@@ -20,6 +27,9 @@ from sparrow.kernels.files import make_folder
               help="Cores that threads are placed on, the fastest first.")
 @click.option("--layers", type=click.IntRange(0), default=5, show_default=True,
               help="Operators to list, those that take longest.")
+@click.option("--beside", multiple=True, metavar="ncnn|tvm:MODEL.onnx",
+              help="Also predict a float network by ncnn, with the same threads on the same cores, or by TVM's own "
+                   "untuned code; may be repeated.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False),
               help="Also write each result to a JSON file in this folder, for sparrow report.")
 @json_option
@@ -30,6 +40,7 @@ def command(
     threads: list[int],
     affinity: str,
     layers: int,
+    beside: tuple[str, ...],
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -43,7 +54,9 @@ def command(
     Examples:
       sparrow predict r20/ --soc snapdragon-888 --threads 1,2,4,8 --affinity all
       sparrow predict dense/ sparse/ --soc kirin-970,raspberry-pi-4 -o results/
+      sparrow predict r18/ --soc snapdragon-888 --threads 1,8 --affinity all --beside ncnn:resnet18.onnx
     """
+    from sparrow.benchmarks.peers.placed import predict_runtime
     from sparrow.benchmarks.predict.soc import load_soc
     from sparrow.benchmarks.predicting import predict_bundle
     from sparrow.benchmarks.results import write_result
@@ -53,7 +66,8 @@ def command(
     for soc in socs:
         for number in threads:
             load_soc(soc).place(affinity, number)
-    results = []
+    others = [_other_runtime(text) for text in beside]
+    results, placed = [], []
     with phases("predict") as on_progress:
         for bundle in bundles:
             for soc in socs:
@@ -62,8 +76,14 @@ def command(
                 if output is not None:
                     make_folder(output)
                     write_result(result, output / f"{bundle.resolve().name}-{soc}-{affinity.replace(',', '-')}.json")
+        for soc in socs:
+            for runtime, model in others:
+                placed.append((soc, predict_runtime(runtime, model, soc, affinity=affinity, threads=threads,
+                                                    on_progress=on_progress)))  # fmt: skip
+    by_soc = {soc: [other for name, other in placed if name == soc] for soc in socs}
     if as_json:
-        echo_json([asdict(result) for result in results])
+        beside_it = {soc: {"beside": [asdict(other) for other in by_soc[soc]]} if others else {} for soc in socs}
+        echo_json([asdict(result) | beside_it[result.soc.name] for result in results])
         return
     for result in results:
         chip = result.soc
@@ -84,3 +104,24 @@ def command(
             share = operator.milliseconds / result.predictions[0].milliseconds
             click.echo(f"    {operator.milliseconds:9.3f} ms {share:6.1%}  {operator.name}  "
                        f"(bound by {operator.bound})")  # fmt: skip
+        for other in by_soc[chip.name]:
+            _print_other(other, result)
+
+
+def _other_runtime(text: str) -> tuple[str, Path]:
+    """Take apart ``ncnn:MODEL.onnx``."""
+    from sparrow.benchmarks.peers.placed import RUNTIMES
+
+    runtime, separator, model = text.partition(":")
+    if runtime not in RUNTIMES or not separator or not model:
+        raise click.UsageError(f"got --beside {text}, expected one of {', '.join(RUNTIMES)}, a colon and an ONNX file")
+    return runtime, Path(model)
+
+
+def _print_other(other: PlacedRuntime, result: PredictionResult) -> None:
+    click.echo(f"  beside it {other.runtime} {other.version}, {other.model} in float32: predicted, not measured")
+    for guess in other.predictions:
+        line = f"  {guess.threads:>2} threads  {guess.milliseconds:9.3f} ms predicted"
+        compared = [own for own in result.predictions if guess.threads in (own.threads, 1)]
+        ratios = [f"{guess.milliseconds / own.milliseconds:.1f} x the bundle's on {own.threads}" for own in compared]
+        click.echo(f"{line}  ({', '.join(ratios)})" if ratios else line)

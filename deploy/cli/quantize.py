@@ -5,13 +5,27 @@ from pathlib import Path
 import click
 
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import data_options, echo_json, json_option, model_option, training_options
+from sparrow.deploy.cli.options import (
+    Training,
+    data_options,
+    echo_json,
+    json_option,
+    model_option,
+    teacher_option,
+    training_options,
+    typed_options,
+)
 from sparrow.deploy.cli.training_output import print_training
 from sparrow.quantize.activations import CALIBRATION_METHODS
 from sparrow.quantize.api import QUANTIZERS
 from sparrow.quantize.configs import CORRECTIONS, CodebookConfig
 from sparrow.quantize.lowrank import CONVOLUTIONS, LowRankConfig
 from sparrow.quantize.sparsity import CRITERIA, DISTRIBUTIONS, PATTERNS, SCHEDULES, SparsityConfig
+
+# Parameters that say nothing without another option.
+_OF_SPARSITY = ("pattern", "criterion", "distribution", "schedule", "shares", "penalty", "prune_epochs",
+                "prune_learning_rate")  # fmt: skip
+_OF_TEACHER = ("teacher_weight", "temperature", "teacher_features", "teacher_attention")
 
 
 @click.command("quantize")
@@ -40,19 +54,22 @@ from sparrow.quantize.sparsity import CRITERIA, DISTRIBUTIONS, PATTERNS, SCHEDUL
 @click.option("--pattern", type=click.Choice(list(PATTERNS)), default="4x4", show_default=True,
               help="Input x output channels that are pruned together, or N of each M input channels kept.")
 @click.option("--criterion", type=click.Choice(list(CRITERIA)),
-              help="What a block is worth [default: zero-component for dgms, else magnitude].")
+              help=f"What a block is worth [default: {SparsityConfig.criterion}; zero-component with a penalty].")
 @click.option("--distribution", type=click.Choice(list(DISTRIBUTIONS)), default=SparsityConfig.distribution,
               show_default=True, help="How many blocks each layer gives.")
 @click.option("--schedule", type=click.Choice(list(SCHEDULES)), default=SparsityConfig.schedule, show_default=True,
               help="When blocks are pruned.")
+@click.option("--prune-epochs", type=click.IntRange(0), default=0, show_default=True,
+              help="Epochs in float before quantization, in which the network is pruned and trained; "
+                   "with none it is pruned in those of --epochs.")
+@click.option("--prune-learning-rate", type=float, default=0.03, show_default=True, help="Peak of theirs.")
 @click.option("--layer-sparsity", "shares", type=(str, float), multiple=True, metavar="PATTERN SHARE",
               help="Sparsity of some layers, with --distribution per-layer; repeatable.")
 @click.option("--sparsity-penalty", "penalty", type=float, default=0.0, show_default=True,
               help="Weight of the loss term that draws blocks into the zero component.")
 @click.option("--remove-channels", "removed_channels", type=float, default=0.0, metavar="SHARE",
               help="Share of the channels inside the network to take out of it first.")
-@click.option("--teacher", nargs=2, type=(str, click.Path(path_type=Path)), metavar="MODEL CHECKPOINT",
-              help="Trained float network to learn from while fine-tuning.")
+@teacher_option
 @click.option("--teacher-weight", type=float, default=0.7, show_default=True, help="Its share of the loss.")
 @click.option("--temperature", type=float, default=4.0, show_default=True, help="Of the teacher's outputs.")
 @click.option("--teacher-features", nargs=2, multiple=True, metavar="LAYER TEACHER_LAYER",
@@ -85,6 +102,8 @@ def command(
     criterion: str | None,
     distribution: str,
     schedule: str,
+    prune_epochs: int,
+    prune_learning_rate: float,
     shares: tuple[tuple[str, float], ...],
     penalty: float,
     removed_channels: float,
@@ -95,16 +114,7 @@ def command(
     teacher_attention: tuple[tuple[str, str], ...],
     data: str,
     data_dir: Path | None,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    weight_decay: float,
-    seed: int,
-    threads: int | None,
-    device: str,
-    precision: str,
-    log_dir: Path | None,
-    restart: bool,
+    training: Training,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -115,7 +125,7 @@ def command(
       sparrow quantize --model resnet20 --checkpoint resnet20-12fca82f.th --method dgms --bits 4 \\
           --data cifar10 --data-dir ~/cifar10 --epochs 10 -o r20.pt
       sparrow quantize --model resnet20 --checkpoint resnet20.th --sparsity 0.5 --teacher resnet56 resnet56.th \\
-          --data cifar10 --epochs 20 -o r20-sparse.pt
+          --prune-epochs 20 --correction layerwise --data cifar10 --epochs 0 -o r20-sparse.pt
       sparrow quantize --model digits --checkpoint digits.pt --method int8 --data digits --epochs 0 -o int8.pt
       sparrow quantize --model resnet56 --checkpoint resnet56.th --method kmeans --correction layerwise \\
           --data cifar10 --epochs 0 -o r56-4bit.pt
@@ -124,8 +134,8 @@ def command(
     from sparrow.quantize.distill import DistillConfig
     from sparrow.quantize.processes import is_main_process
     from sparrow.quantize.recipes import quantize_network, report_document
-    from sparrow.quantize.train import TrainConfig
 
+    context = click.get_current_context()
     options: dict[str, object] = {
         "layers_float": layers_float,
         "activation_bits": 8 if activations == "int8" else None,
@@ -139,26 +149,26 @@ def command(
     elif bits is not None or layers_8bit or channel_scale:
         raise click.UsageError(f"--bits, --channel-scale and --layer-8bit do not belong to --method {method}")
     if sparsity is not None:
-        default = "zero-component" if method == "dgms" else "magnitude"
+        default = "zero-component" if penalty else SparsityConfig.criterion
         options["sparsity"] = SparsityConfig(sparsity=sparsity, pattern=pattern, criterion=criterion or default,
                                              distribution=distribution, schedule=schedule, shares=shares,
                                              penalty=penalty)  # fmt: skip
-    elif criterion is not None or shares or penalty:
-        raise click.UsageError("--criterion, --layer-sparsity and --sparsity-penalty belong to --sparsity")
+    elif unused := typed_options(context, _OF_SPARSITY):
+        raise click.UsageError(f"{unused[0]} belongs to --sparsity")
     quantize_config = QUANTIZERS[method].config.from_dict(options)
     if factorize is None and (rank_budget is not None or rank_energy is not None):
         raise click.UsageError("--rank-budget and --rank-energy belong to --factorize")
     low_rank = LowRankConfig(convolution=factorize, budget=rank_budget, energy=rank_energy) if factorize else None
     distill_config = DistillConfig(teacher_weight, temperature, features=teacher_features, attention=teacher_attention)
-    if teacher is None and (teacher_features or teacher_attention):
-        raise click.UsageError("--teacher-features and --teacher-attention belong to --teacher")
-    train_config = TrainConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                               weight_decay=weight_decay, seed=seed, threads=threads, device=device,
-                               precision=precision) if epochs else None  # fmt: skip
+    if teacher is None and (unused := typed_options(context, _OF_TEACHER)):
+        raise click.UsageError(f"{unused[0]} belongs to --teacher")
+    train_config = training.config()
+    pruning = training.config(epochs=prune_epochs, learning_rate=prune_learning_rate)
     report = quantize_network(model, load_data(data, data_dir), checkpoint, quantize_config, train_config, output,
-                              teacher=teacher, distill_config=distill_config, seed=seed,
+                              teacher=teacher, distill_config=distill_config, seed=training.seed,
                               calibration_images=calibration_images, removed_channels=removed_channels,
-                              low_rank=low_rank, log_dir=log_dir, restart=restart)  # fmt: skip
+                              low_rank=low_rank, pruning=pruning, log_dir=training.log_dir,
+                              restart=training.restart)  # fmt: skip
     if not is_main_process():
         return
     if as_json:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparrow.deploy.bundle import is_bundle
-from sparrow.deploy.cli.job_folder import fingerprint, open_job
+from sparrow.deploy.cli.job_folder import JobFiles, fingerprint, open_job
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_file
 from sparrow.quantize.data import ImageData, load_data
+from sparrow.quantize.float_pruning import pruning_path
 from sparrow.quantize.processes import is_main_process
 from sparrow.quantize.recipe_file import Recipe
 from sparrow.quantize.train import resume_path
@@ -18,10 +19,8 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class RecipeFiles:
+class RecipeFiles(JobFiles):
     """Where a recipe's job keeps what it makes."""
-
-    folder: Path
 
     @property
     def recipe(self) -> Path:
@@ -34,29 +33,9 @@ class RecipeFiles:
         return self.folder / "float.pt"
 
     @property
-    def checkpoint(self) -> Path:
-        """The quantized, fine-tuned network."""
-        return self.folder / "quantized.pt"
-
-    @property
     def training(self) -> Path:
         """What its training gave."""
         return self.folder / "training.json"
-
-    @property
-    def onnx(self) -> Path:
-        """The network for the compiler."""
-        return self.folder / "quantized.onnx"
-
-    @property
-    def bundle(self) -> Path:
-        """The bundle."""
-        return self.folder / "bundle"
-
-    @property
-    def verification(self) -> Path:
-        """The bundle's outputs beside ONNX Runtime's."""
-        return self.folder / "verification.json"
 
     @property
     def counts(self) -> Path:
@@ -81,7 +60,7 @@ class RecipeFiles:
     def made(self) -> Iterator[Path]:
         """Everything else that a job may have left, unfinished trainings included."""
         for checkpoint in (self.float_checkpoint, self.checkpoint):
-            yield from (checkpoint, resume_path(checkpoint))
+            yield from (checkpoint, resume_path(checkpoint), resume_path(pruning_path(checkpoint)))
         yield from (self.training, self.onnx, self.bundle, self.verification, self.counts, self.prediction)
         yield from (self.report, self.log)
 
@@ -166,7 +145,8 @@ def _train(recipe: Recipe, data: ImageData, files: RecipeFiles, log_dir: Path | 
             recipe.model, data, start, recipe.quantization, recipe.training, files.checkpoint,
             teacher=(teacher.model, teacher.checkpoint) if teacher and teacher.checkpoint else None,
             distill_config=teacher.distillation if teacher else None, seed=recipe.seed,
-            calibration_images=recipe.calibration_images, log_dir=log_dir / "quantized" if log_dir else None,
+            calibration_images=recipe.calibration_images, removed_channels=recipe.removed_channels or 0.0,
+            low_rank=recipe.low_rank, pruning=recipe.pruning, log_dir=log_dir / "quantized" if log_dir else None,
         )  # fmt: skip
     if is_main_process() and not files.training.exists():
         with atomic_file(files.training) as temporary:

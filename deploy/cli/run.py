@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sparrow.deploy.bundle import Bundle
-    from sparrow.deploy.cli.samples import Preprocessing
+    from sparrow.deploy.cli.samples import PreprocessingOptions
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class ClassScore:
 @click.option("--input", "inputs", type=click.Path(path_type=Path), multiple=True, required=True, metavar="FILE",
               help="Image, folder of images, .npy or .npz file, or .raw file as sparrow_run reads it; repeatable.")
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE",
-              help="Names of the classes, one a line [default: those of the data set that the network names].")
+              help="Names of the classes, one a line [default: those that the network was trained with, if its file "
+                   "says them].")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to print.")
 @device_options
 @click.option("--cpu", type=click.Choice(list(CPU_MODELS)), metavar="CPU",
@@ -69,14 +71,15 @@ def command(
     key: Path | None,
     cpu: str | None,
     threads: int,
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingOptions,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Run BUNDLE on images of your own and print the classes that it rates highest.
 
-    An image is scaled to cover the network's input, its middle is cut out, and its bytes become numbers as
-    --pixel-mean and --pixel-deviation say. The outputs of a network that is no classifier are summed up.
+    An image is scaled to cover the network's input, its middle is cut out, and its bytes become numbers as in the
+    network's training, or as --pixel-mean and --pixel-deviation say. The outputs of a network that is no classifier are
+    summed up.
 
     \b
     Examples:
@@ -94,9 +97,10 @@ def command(
         raise click.BadParameter(f"got {str(output)!r}, expected a name that ends in .npz", param_hint="--output")
     opened = load_bundle(bundle)
     names = _labels(opened, labels)
+    metadata = opened.manifest["metadata"]
     samples, titles = [], []
     for source in inputs:
-        found = read_samples(source, bundle_inputs(opened), preprocessing)
+        found = read_samples(source, bundle_inputs(opened), preprocessing.complete(metadata))
         samples += found
         titles += [str(source) if len(found) == 1 else f"{source}, sample {number}" for number in range(len(found))]
     chosen = open_device(context, runner, device, host, key)
@@ -123,18 +127,12 @@ def command(
 
 
 def _labels(bundle: Bundle, path: Path | None) -> tuple[str, ...]:
-    """Names of the classes, from a file or those of the data set that the network was exported with; maybe none."""
+    """Names of the classes, from a file or those that the network was exported with; maybe none."""
     import numpy as np
 
     classes = int(np.prod(bundle.manifest["outputs"][0]["shape"]))
     if path is None:
-        import importlib
-
-        from sparrow.quantize.data import DATASETS
-
-        reader = DATASETS.get(str(bundle.manifest["metadata"].get("sparrow.data")))
-        module = importlib.import_module(f"sparrow.quantize.data.{reader}") if reader else None
-        known: tuple[str, ...] = getattr(module, "CLASSES", ())
+        known = _known_labels(bundle.manifest["metadata"].get("sparrow.class_names"))
         return known if len(known) == classes else ()
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
@@ -145,6 +143,15 @@ def _labels(bundle: Bundle, path: Path | None) -> tuple[str, ...]:
         raise SparrowError(f"{path} has {len(names)} labels", expected=f"{classes}, one a class of the network",
                            next_step="take the file that belongs to the network, or leave --labels out")  # fmt: skip
     return names
+
+
+def _known_labels(text: str | None) -> tuple[str, ...]:
+    """What an ONNX file says of its classes; nothing if that is no list of names, for results do not depend on it."""
+    try:
+        names = json.loads(text or "[]")
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _best(scores: NDArray[Any], names: tuple[str, ...], count: int) -> list[ClassScore]:

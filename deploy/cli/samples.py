@@ -1,6 +1,8 @@
 """Inputs of a network from a user's files: images, arrays, raw numbers; and how an image becomes numbers."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,52 @@ class Preprocessing:
         channels = channels[::-1] if self.order == "bgr" else channels
         mean, deviation = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.deviation))
         return ((channels - mean) / deviation).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class PreprocessingOptions:
+    """What a user says of the preprocessing.
+
+    Attributes:
+        mean: As in ``Preprocessing``; ``None`` for what the network's file says, or ImageNet's where it says nothing.
+        deviation: The same.
+        order: ``rgb`` or ``bgr``.
+    """
+
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+    order: str = "rgb"
+
+    def complete(self, metadata: Mapping[str, str]) -> Preprocessing:
+        """Fill in what was not said.
+
+        Args:
+            metadata: Properties of the network's ONNX file; ``sparrow.pixel_mean`` and ``sparrow.pixel_deviation``
+                hold a number for each channel, as JSON.
+
+        Raises:
+            SparrowError: A property is no list of one or three finite numbers, or a deviation is 0.
+        """
+        known = Preprocessing()
+        mean = self.mean or _channel_numbers(metadata, "pixel_mean") or known.mean
+        deviation = self.deviation or _channel_numbers(metadata, "pixel_deviation") or known.deviation
+        return Preprocessing(mean, deviation, self.order)
+
+
+def _channel_numbers(metadata: Mapping[str, str], name: str) -> tuple[float, ...] | None:
+    text = metadata.get(f"sparrow.{name}")
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(number) for number in json.loads(text))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        numbers = ()
+    valid = len(numbers) in (1, 3) and all(map(math.isfinite, numbers))
+    if not valid or (name == "pixel_deviation" and 0 in numbers):
+        raise SparrowError(f"the network's file says sparrow.{name} {text[:80]!r}",
+                           expected="one number or three, such as [127.5]",
+                           next_step=f"give --{name.replace('_', '-')}")  # fmt: skip
+    return numbers
 
 
 def bundle_inputs(bundle: Bundle) -> list[TensorInfo]:

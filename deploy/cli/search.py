@@ -9,7 +9,15 @@ from pathlib import Path
 import click
 
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import data_options, echo_json, json_option, model_option, training_options
+from sparrow.deploy.cli.options import (
+    Training,
+    data_options,
+    echo_json,
+    json_option,
+    model_option,
+    teacher_option,
+    training_options,
+)
 from sparrow.deploy.target import TARGETS
 from sparrow.kernels.errors import SparrowError, near_names
 from sparrow.quantize.search.settings import BITS, SPARSITIES, Setting
@@ -37,8 +45,7 @@ SIZES = {"": 1, "b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024 * 
               help="Test images that points of the frontier are tried on.")
 @click.option("--target", type=click.Choice(list(TARGETS)), default="cortex-a76", show_default=True,
               help="Core or architecture to compile for.")
-@click.option("--teacher", nargs=2, type=(str, click.Path(path_type=Path)), metavar="MODEL CHECKPOINT",
-              help="Trained float network to learn from while fine-tuning.")
+@teacher_option
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Emulators at a time.")
 @training_options(epochs=10, learning_rate=0.01, least_epochs=0)
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True,
@@ -60,16 +67,7 @@ def command(
     target: str,
     teacher: tuple[str, Path] | None,
     jobs: int,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    weight_decay: float,
-    seed: int,
-    threads: int | None,
-    device: str,
-    precision: str,
-    log_dir: Path | None,
-    restart: bool,
+    training: Training,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -86,21 +84,18 @@ def command(
     from sparrow.benchmarks.predicting import check_can_predict
     from sparrow.deploy.cli.search_job import Budget, SearchOptions, run_search
     from sparrow.quantize.data import load_data
-    from sparrow.quantize.train import TrainConfig
 
     kind, limit, soc = _parse_budget(budget)
     settings = tuple(Setting(number, share / 100) for number in _parse_choices(bits, "--bits", BITS)
                      for share in _parse_choices(sparsities, "--sparsities", range(100)))  # fmt: skip
     if soc:
         check_can_predict()
-    train_config = TrainConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                               weight_decay=weight_decay, seed=seed, threads=threads, device=device,
-                               precision=precision) if epochs else None  # fmt: skip
+    train_config = training.config()
     started = time.monotonic()
     result = run_search(
         model, checkpoint, load_data(data, data_dir), Budget(budget, kind, limit, soc, affinity, soc_threads),
-        SearchOptions(settings, images=images, trial_images=trial_images, target=target, seed=seed), train_config,
-        output, teacher=teacher, log_dir=log_dir, restart=restart, jobs=jobs,
+        SearchOptions(settings, images=images, trial_images=trial_images, target=target, seed=training.seed),
+        train_config, output, teacher=teacher, log_dir=training.log_dir, restart=training.restart, jobs=jobs,
         on_stage=lambda stage: click.echo(f"[{time.monotonic() - started:5.1f} s] {stage}", err=True),
     )  # fmt: skip
     if as_json:

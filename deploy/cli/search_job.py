@@ -13,7 +13,7 @@ from sparrow.benchmarks.harness import verify
 from sparrow.benchmarks.results import read_environment, read_result, write_result
 from sparrow.benchmarks.searching import LayerChoice, LayerCosts, SearchPoint, SearchResult, layer_costs
 from sparrow.deploy.bundle import is_bundle
-from sparrow.deploy.cli.job_folder import fingerprint, open_job
+from sparrow.deploy.cli.job_folder import JobFiles, fingerprint, open_job
 from sparrow.deploy.compiler import compile_model
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_file
@@ -84,10 +84,8 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class SearchFiles:
+class SearchFiles(JobFiles):
     """Where a search keeps what it makes."""
-
-    folder: Path
 
     @property
     def record(self) -> Path:
@@ -103,26 +101,6 @@ class SearchFiles:
     def sensitivity(self) -> Path:
         """What settings do to the outputs, by layer."""
         return self.folder / "sensitivity.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The chosen network."""
-        return self.folder / "quantized.pt"
-
-    @property
-    def onnx(self) -> Path:
-        """The chosen network for the compiler."""
-        return self.folder / "quantized.onnx"
-
-    @property
-    def bundle(self) -> Path:
-        """Its bundle."""
-        return self.folder / "bundle"
-
-    @property
-    def verification(self) -> Path:
-        """Its outputs beside ONNX Runtime's."""
-        return self.folder / "verification.json"
 
     @property
     def result(self) -> Path:

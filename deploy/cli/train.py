@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import data_options, echo_json, json_option, model_option, training_options
+from sparrow.deploy.cli.options import Training, data_options, echo_json, json_option, model_option, training_options
 from sparrow.deploy.cli.training_output import print_training
 
 
@@ -22,16 +22,7 @@ def command(
     data: str,
     data_dir: Path | None,
     checkpoint: Path | None,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    weight_decay: float,
-    seed: int,
-    threads: int | None,
-    device: str,
-    precision: str,
-    log_dir: Path | None,
-    restart: bool,
+    training: Training,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -47,12 +38,11 @@ def command(
     from sparrow.quantize.data import load_data
     from sparrow.quantize.processes import is_main_process
     from sparrow.quantize.recipes import report_document, train_network
-    from sparrow.quantize.train import TrainConfig
 
-    config = TrainConfig(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
-                         seed=seed, threads=threads, device=device, precision=precision)  # fmt: skip
-    report = train_network(model, load_data(data, data_dir), config, output, checkpoint=checkpoint, log_dir=log_dir,
-                           restart=restart)  # fmt: skip
+    config = training.config()
+    assert config is not None  # at least one epoch
+    report = train_network(model, load_data(data, data_dir), config, output, checkpoint=checkpoint,
+                           log_dir=training.log_dir, restart=training.restart)  # fmt: skip
     if not is_main_process():
         return
     if as_json:

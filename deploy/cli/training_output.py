@@ -14,6 +14,9 @@ def print_training(report: TrainingReport, output: Path) -> None:
     click.echo(f"{output}: {report.model} on {report.data}{', resumed' if report.resumed else ''}")
     if report.start_accuracy is not None:
         click.echo(f"  started from     {report.start_accuracy:6.2f} % of the test images")
+    if report.pruning_history:
+        click.echo(f"  pruned           {report.pruning_history[-1].test_accuracy:6.2f} % in float, "
+                   f"after {len(report.pruning_history)} epochs")  # fmt: skip
     if report.calibrated_accuracy is not None:
         click.echo(f"  quantized        {report.calibrated_accuracy:6.2f} %")
     click.echo(f"  result           {report.test_accuracy:6.2f} %, after {len(report.history)} epochs")

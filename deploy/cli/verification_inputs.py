@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparrow.deploy.bundle import Bundle
-from sparrow.deploy.cli.samples import Preprocessing, bundle_inputs, read_samples
+from sparrow.deploy.cli.samples import PreprocessingOptions, bundle_inputs, read_samples
 from sparrow.kernels.errors import SparrowError
 
 log = logging.getLogger("sparrow")
@@ -66,13 +66,15 @@ def verification_inputs(
     return VerificationInputs(loaded.normalize(images[:count]), labels[:count], f"test images of {data}")
 
 
-def own_inputs(bundle: Bundle, source: Path, preprocessing: Preprocessing, count: int | None) -> VerificationInputs:
+def own_inputs(
+    bundle: Bundle, source: Path, preprocessing: PreprocessingOptions, count: int | None
+) -> VerificationInputs:
     """Read a user's own images or arrays for a bundle of one input.
 
     Args:
         bundle: The bundle.
         source: What ``read_samples`` takes.
-        preprocessing: How images become numbers.
+        preprocessing: How images become numbers; what it leaves open, the network's file says.
         count: Number of samples at most, None for all.
 
     Raises:
@@ -81,8 +83,9 @@ def own_inputs(bundle: Bundle, source: Path, preprocessing: Preprocessing, count
     tensors = bundle_inputs(bundle)
     if len(tensors) != 1 or tensors[0].dtype != "float32":
         raise SparrowError(f"the network has {len(tensors)} inputs, {tensors[0].name} is {tensors[0].dtype}",
-                           expected="one float32 input, to be verified")  # fmt: skip
+                           expected="one float32 input, to be verified",
+                           next_step="run it by sparrow run --input FILE.npz")  # fmt: skip
     shape = tensors[0].shape[1:] if tensors[0].shape[0] == 1 else tensors[0].shape
-    samples = read_samples(source, tensors, preprocessing, count)
+    samples = read_samples(source, tensors, preprocessing.complete(bundle.manifest["metadata"]), count)
     images = np.stack([sample[tensors[0].name].reshape(shape) for sample in samples])
     return VerificationInputs(images, None, f"samples of {source}")

@@ -8,9 +8,16 @@ import click
 
 from sparrow.benchmarks.runners.qemu import CPU_MODELS
 from sparrow.deploy.cli.main import verbose_option
-from sparrow.deploy.cli.options import data_options, echo_json, json_option, preprocessing_options
+from sparrow.deploy.cli.options import (
+    PREPROCESSING,
+    data_options,
+    echo_json,
+    json_option,
+    preprocessing_options,
+    typed_options,
+)
 from sparrow.deploy.cli.progress import counter, phases
-from sparrow.deploy.cli.samples import Preprocessing
+from sparrow.deploy.cli.samples import PreprocessingOptions
 
 
 @click.command("verify")
@@ -38,7 +45,7 @@ def command(
     data: str | None,
     data_dir: Path | None,
     source: Path | None,
-    preprocessing: Preprocessing,
+    preprocessing: PreprocessingOptions,
     images: str,
     threads: int,
     jobs: int,
@@ -67,15 +74,16 @@ def command(
     from sparrow.deploy.bundle import load_bundle
     from sparrow.deploy.cli.verification_inputs import own_inputs, verification_inputs
 
-    count = None if images == "all" else int(images) if images.isdigit() and int(images) > 0 else 0
+    count = None if images == "all" else int(images) if images.isdecimal() else 0
     if count == 0:
         raise click.BadParameter(f"got {images!r}, expected a positive number or all", param_hint="--images")
-    given = click.get_current_context().get_parameter_source
-    typed = {name for name in ("data", "affinity", "jobs") if given(name) is click.core.ParameterSource.COMMANDLINE}
-    if source is not None and "data" in typed:
-        raise click.UsageError("got --input and --data, expected one of them")
+    context = click.get_current_context()
+    if source is not None and (typed := typed_options(context, ["data", "data_dir"])):
+        raise click.UsageError(f"got --input and {typed[0]}, expected one of them")
+    if source is None and (unused := typed_options(context, PREPROCESSING)):
+        raise click.UsageError(f"{unused[0]} belongs to --input; a data set brings its own")
     for name, belongs in (("affinity", "qemu-system"), ("jobs", "qemu")):
-        if name in typed and runner != belongs:
+        if runner != belongs and typed_options(context, [name]):
             raise click.UsageError(f"--{name} belongs to --runner {belongs}, got --runner {runner}")
     opened = load_bundle(bundle)
     if source is not None:

@@ -98,7 +98,7 @@ def _plain_gemm(view: GraphView, node: onnx.NodeProto) -> list[onnx.NodeProto] |
 
 
 def _transposed_convolution(view: GraphView, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
-    """A convolution that computes the s x s pixels of a stride as channels, DepthToSpace, and a crop.
+    """A convolution that computes the pixels of a stride as channels, which are spread over the image, and a crop.
 
     Output pixel p gets the taps k of input pixel i with p + pad = i * s + k. All pixels of one phase, the remainder of
     p + pad by s, see the same taps: each phase is a convolution of its own, and stride one.
@@ -113,8 +113,6 @@ def _transposed_convolution(view: GraphView, node: onnx.NodeProto) -> list[onnx.
     if spatial == 1:  # on an image of height one
         weights, shape, target = weights[:, :, None], (*shape[:2], 1, shape[2]), (*target[:2], 1, target[2])
         dilations, strides = [1, *dilations], [1, *strides]
-    if strides[0] != strides[1] and 1 not in strides:
-        return None
     groups = int(attributes.get("group", 1))
     weights = _dilate(weights, dilations)
     kernel = weights.shape[2:]
@@ -139,7 +137,7 @@ def _transposed_convolution(view: GraphView, node: onnx.NodeProto) -> list[onnx.
     pads = [taps[0] - 1, taps[1] - 1, ends[0], ends[1]]
     result = chain.add("Conv", operands, kernel_shape=taps, pads=pads, group=groups)
     rows, columns = shape[2] + ends[0], shape[3] + ends[1]
-    if strides != [1, 1] and tuple(strides) != (1, 1):
+    if tuple(strides) != (1, 1):
         # [n, o * sh * sw, h, w] -> [n, o, h * sh, w * sw]
         result = _reshape(chain, result, (shape[0], outputs, strides[0], strides[1], rows, columns))
         result = chain.add("Transpose", [result], perm=[0, 1, 4, 2, 5, 3])

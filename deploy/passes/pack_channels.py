@@ -26,7 +26,6 @@ ELEMENTWISE = {
     "relax.nn.relu",
     "relax.nn.relu6",
     "relax.clip",
-    "relax.quantize",
     "relax.dequantize",
     "relax.sigmoid",
     "relax.tanh",

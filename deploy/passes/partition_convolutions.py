@@ -15,7 +15,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from sparrow.deploy.operators import CHANNEL_PACK, ConvLayer, Geometry, Grid
+from sparrow.deploy.operators import ConvLayer, Geometry, Grid
 from sparrow.deploy.passes.relax_rewriter import (
     MainRewriter,
     constant_array,
@@ -25,9 +25,10 @@ from sparrow.deploy.passes.relax_rewriter import (
     use_counts,
 )
 from sparrow.deploy.passes.sink_dequantize import scalar_grid
+from sparrow.deploy.rows_cost import relative_rows_cost
 from sparrow.deploy.sparsity_cost import relative_cost
 from sparrow.deploy.winograd_cost import relative_winograd_cost
-from sparrow.kernels.formats import BlockPattern, ConvWeights, WeightFormat
+from sparrow.kernels.formats import BlockPattern, ConvWeights, WeightFormat, regroup
 
 Array = NDArray[Any]
 
@@ -239,7 +240,8 @@ class _Partition(MainRewriter):
         values, weight_scale = found
         if values.ndim == 2:
             values = values[:, :, None, None]
-        values, geometry = _regroup(values, geometry)
+        values, groups = regroup(values, geometry.groups)
+        geometry = replace(geometry, groups=groups)
         output_scale = group.output_grid.scale if group.output_grid else 1.0
         winograd = False
         if source:
@@ -327,21 +329,6 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
-def _regroup(values: Array, geometry: Geometry) -> tuple[Array, Geometry]:
-    """Write a grouped convolution that no kernel takes as a dense one, with zeros between the groups."""
-    groups, inputs, outputs = geometry.groups, geometry.input_shape[1], geometry.output_shape[1]
-    depthwise = groups == inputs == outputs
-    packable = (inputs // groups) % CHANNEL_PACK == 0 and (outputs // groups) % CHANNEL_PACK == 0
-    if groups == 1 or depthwise or packable:
-        return values, geometry
-    dense = np.zeros((outputs, inputs, *values.shape[2:]), values.dtype)
-    for group in range(groups):
-        rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
-        columns = slice(group * inputs // groups, (group + 1) * inputs // groups)
-        dense[rows, columns] = values[rows]
-    return dense, replace(geometry, groups=1)
-
-
 def _integer_weights(
     values: Array,
     weight_scale: Array | None,
@@ -381,12 +368,15 @@ def _integer_weights(
         bias=(group.offset / output_scale).astype(np.float32),
         groups=geometry.groups,
     )
-    return _leave_out_zero_blocks(weights, geometry, reason)
+    return _choose_pattern(weights, geometry, reason)
 
 
-def _leave_out_zero_blocks(weights: ConvWeights, geometry: Geometry, reason: str) -> tuple[ConvWeights, str]:
+def _choose_pattern(weights: ConvWeights, geometry: Geometry, reason: str) -> tuple[ConvWeights, str]:
     """Choose the pattern of the stored blocks by what it costs to multiply by them."""
-    if weights.is_depthwise or (zeros := 1 - float(weights.stored_blocks().mean())) == 0:
+    if (cost := relative_rows_cost(weights, geometry)) < 1:
+        reason = f"{reason}; few input channels: taps made of rows of the window, at {cost:.2f} of the usual cost"
+        return replace(weights, pattern=BlockPattern.ROWS), reason
+    if weights.format.is_float or weights.is_depthwise or (zeros := 1 - float(weights.stored_blocks().mean())) == 0:
         return weights, reason
     cost = relative_cost(weights, geometry)
     if cost >= 1:
@@ -421,8 +411,8 @@ def _float_weights(
     elif half:
         weights = replace(weights, format=WeightFormat.F16, values=weights.values.astype(np.float16))
     if geometry.suits_winograd(weights.format.bits // 8):
-        reason = f"{reason}; by Winograd's F(4x4, 3x3), a quarter of the products"
-    return weights, reason
+        return weights, f"{reason}; by Winograd's F(4x4, 3x3), a quarter of the products"
+    return _choose_pattern(weights, geometry, reason)
 
 
 def outside_half(weights: ConvWeights) -> str:

@@ -56,6 +56,7 @@ class SparrowBundle:
         name: Name of the network.
         inputs: Its inputs, in the order of a call's arguments.
         outputs: Its outputs, in the order of a call's results.
+        metadata: What its ONNX file says of it, such as ``sparrow.pixel_mean`` (JSON).
 
     Args:
         folder: Bundle folder, as ``sparrow compile`` wrote it.
@@ -71,6 +72,7 @@ class SparrowBundle:
         self._lock = threading.Lock()
         manifest = _read_manifest(Path(folder))
         self.name: str = manifest["name"]
+        self.metadata: dict[str, str] = manifest["metadata"]
         self.inputs, self.outputs = (
             tuple(Tensor(info["name"], tuple(info["shape"]), np.dtype(info["dtype"])) for info in manifest[key])
             for key in ("inputs", "outputs")

@@ -52,7 +52,7 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
   if (header->version != SPW_WEIGHTS_VERSION) return "packed weights have another version";
   if (header->total_bytes != weights_bytes) return "packed weights have another size than their header says";
   if (header->format > SPW_FORMAT_F16) return "packed weights have an unknown format";
-  if (header->pattern > SPW_PATTERN_4X4) return "packed weights have an unknown block pattern";
+  if (header->pattern > SPW_PATTERN_ROWS) return "packed weights have an unknown block pattern";
   if (header->checksum != checksum(header)) return "packed weights have a wrong checksum";
   if ((header->format == SPW_FORMAT_F32) != (operator->type == SPW_CONV2D_F32) ||
       (header->format == SPW_FORMAT_F16) != (operator->type == SPW_CONV2D_F16))
@@ -68,8 +68,11 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
                       (header->in_channels % (4 * header->groups) || header->out_channels % (4 * header->groups)))
     return "channels of a group are no multiple of 4";
   const int is_float = header->format == SPW_FORMAT_F32 || header->format == SPW_FORMAT_F16,
-            sparse = header->pattern == SPW_PATTERN_4X4;
+            sparse = header->pattern == SPW_PATTERN_4X4, by_rows = header->pattern == SPW_PATTERN_ROWS;
   if (sparse && (depthwise || is_float)) return "packed weights of this kind cannot be sparse";
+  if (by_rows && (header->groups > 1 || header->in_channels >= SPW_CHANNEL_PACK || operator->dilation_height > 1 ||
+                  operator->dilation_width > 1))
+    return "packed weights are made of rows and the window is not";
   if (header->panel_channels != (is_float && !depthwise ? SPW_F32_PANEL_CHANNELS : SPW_CHANNEL_PACK))
     return "packed weights have another panel width";
   const int indexed = header->format == SPW_FORMAT_CB4T || header->format == SPW_FORMAT_CB2T;
@@ -77,7 +80,9 @@ const char *spw_weights_check(const struct spw_conv2d *operator, const void *wei
     return "packed weights have a codebook that does not fit their format";
   const size_t channel_bytes = ((size_t)header->out_channels + 3) / 4 * 16;
   const size_t area = (size_t)header->kernel_height * header->kernel_width;
-  const size_t taps = depthwise ? area : (header->in_channels / header->groups + 3) / 4 * area;
+  const size_t taps = depthwise ? area
+                      : by_rows ? spw_row_taps(header->in_channels, header->kernel_height, header->kernel_width)
+                                : (header->in_channels / header->groups + 3) / 4 * area;
   const size_t packs =
       depthwise ? (header->out_channels + 3) / 4 : header->groups * ((header->out_channels / header->groups + 3) / 4);
   const enum spw_weight_format format = (enum spw_weight_format)header->format;

@@ -23,7 +23,8 @@ enum spw_weight_format {
 
 enum spw_block_pattern {
   SPW_PATTERN_DENSE = 0,
-  SPW_PATTERN_4X4 = 1,  // zero blocks of 4 output x 4 input channels are left out
+  SPW_PATTERN_4X4 = 1,   // zero blocks of 4 output x 4 input channels are left out
+  SPW_PATTERN_ROWS = 2,  // one group of fewer than 4 input channels; taps are made of rows of the window
 };
 
 struct spw_weights_header {
@@ -59,6 +60,13 @@ static inline size_t spw_panel_bytes(enum spw_weight_format format, size_t count
   const size_t shared = 16 * spw_shared_blocks(format);
   if (format == SPW_FORMAT_F16) return count * sizeof(uint16_t);
   return format == SPW_FORMAT_F32 ? count * sizeof(float) : (count + shared - 1) / shared * 16;
+}
+
+// Taps of a window with SPW_PATTERN_ROWS: every 4 weights of a row, and for each weight that a row has left one for every
+// 4 rows.
+static inline size_t spw_row_taps(size_t channels, size_t kernel_height, size_t kernel_width) {
+  const size_t row = kernel_width * channels;
+  return kernel_height * (row / 4) + row % 4 * ((kernel_height + 3) / 4);
 }
 
 static inline const void *spw_weights_section(const struct spw_weights_header *header, uint32_t offset) {

@@ -1,10 +1,10 @@
 """How a network is pruned, as a frozen value that goes to JSON and back."""
 
 import dataclasses
-import math
 from typing import Any
 
 from sparrow.kernels.errors import SparrowError, near_names
+from sparrow.quantize.config_values import as_tuples, is_number, is_share
 from sparrow.quantize.sparsity.criteria import CRITERIA
 from sparrow.quantize.sparsity.distributions import DISTRIBUTIONS
 from sparrow.quantize.sparsity.patterns import PATTERNS
@@ -42,7 +42,7 @@ class SparsityConfig:
 
     sparsity: float
     pattern: str = "4x4"
-    criterion: str = "zero-component"
+    criterion: str = "magnitude"
     distribution: str = "global-normalized"
     schedule: str = "cubic"
     start: float = 0.0
@@ -54,16 +54,16 @@ class SparsityConfig:
     shares: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        self._check("sparsity", _is_share(self.sparsity) and self.sparsity < 1, "a share of the blocks, 0 to below 1")
+        self._check("sparsity", is_share(self.sparsity) and self.sparsity < 1, "a share of the blocks, 0 to below 1")
         for name, known in (("pattern", PATTERNS), ("criterion", CRITERIA), ("schedule", SCHEDULES),
                             ("distribution", DISTRIBUTIONS)):  # fmt: skip
             value = getattr(self, name)
             self._check(name, isinstance(value, str) and value in known, near_names(str(value), known))
-        self._check("start", _is_share(self.start), "a share of the training, 0 to 1")
-        self._check("stop", _is_share(self.stop) and self.stop >= self.start, "a share of the training, start to 1")
+        self._check("start", is_share(self.start), "a share of the training, 0 to 1")
+        self._check("stop", is_share(self.stop) and self.stop >= self.start, "a share of the training, start to 1")
         self._check("interval", type(self.interval) is int and self.interval >= 1, "a whole number of steps from 1")
-        self._check("regrown", _is_share(self.regrown), "a share of the blocks, 0 to 1")
-        self._check("penalty", _is_number(self.penalty) and self.penalty >= 0, "a number from 0")
+        self._check("regrown", is_share(self.regrown), "a share of the blocks, 0 to 1")
+        self._check("penalty", is_number(self.penalty) and self.penalty >= 0, "a number from 0")
         patterns = self.layers_dense
         valid = patterns is None or (isinstance(patterns, tuple) and all(isinstance(name, str) for name in patterns))
         self._check("layers_dense", valid, "a tuple of layer names or patterns")
@@ -110,7 +110,7 @@ class SparsityConfig:
                 raise SparrowError(f"a sparsity configuration has no key {key!r}", expected=near_names(key, known))
         if "sparsity" not in content:
             raise SparrowError("the sparsity configuration does not say how much", expected="a key 'sparsity'")
-        values: dict[str, Any] = {key: _as_tuples(value) for key, value in content.items()}
+        values: dict[str, Any] = {key: as_tuples(value) for key, value in content.items()}
         if values.get("pattern") in list(_OLDER_VALUES):
             values["pattern"] = _OLDER_VALUES[values["pattern"]]
         return cls(**values)
@@ -120,18 +120,6 @@ class SparsityConfig:
             raise SparrowError(f"{name} is {getattr(self, name)!r}", expected=expected)
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
 def _is_layer_share(pair: Any) -> bool:
     valid = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
-    return valid and _is_share(pair[1]) and bool(pair[1] < 1)
+    return valid and is_share(pair[1]) and bool(pair[1] < 1)

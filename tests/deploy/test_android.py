@@ -22,8 +22,8 @@ PAGE = 16384
 # What the libraries of a bundle may call: functions that bionic has had since Android 5.0 (API level 21).
 BIONIC_21 = {
     "__errno", "__stack_chk_fail", "__stack_chk_guard",
-    "abort", "calloc", "free", "getauxval", "malloc", "memcmp", "memcpy", "memmove", "memset", "posix_memalign",
-    "realloc", "snprintf", "strcmp", "strlen", "vsnprintf",
+    "abort", "calloc", "fclose", "fgets", "fopen", "free", "getauxval", "malloc", "memcmp", "memcpy", "memmove",
+    "memset", "posix_memalign", "realloc", "snprintf", "strcmp", "strlen", "strtoul", "vsnprintf",
     "pthread_cond_broadcast", "pthread_cond_destroy", "pthread_cond_init", "pthread_cond_signal", "pthread_cond_wait",
     "pthread_create", "pthread_getspecific", "pthread_join", "pthread_key_create", "pthread_mutex_destroy",
     "pthread_mutex_init", "pthread_mutex_lock", "pthread_mutex_unlock", "pthread_once", "pthread_setspecific",

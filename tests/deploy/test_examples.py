@@ -1,11 +1,13 @@
 """The programs of ``examples/``, as far as they can be built and run here."""
 
+import importlib
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sparrow.benchmarks.harness import run_reference
 from sparrow.benchmarks.runners import qemu
@@ -74,6 +76,19 @@ def test_python_on_a_board(residual_bundle, image, expected, python, tmp_path):
     found = [(float(score), int(index)) for score, index in re.findall(r"(\S+)  label (\d+)", result.stdout)]
     assert [index for _, index in found] == [index for _, index in expected]
     assert np.allclose([score for score, _ in found], [score for score, _ in expected], atol=2e-4)
+
+
+def test_a_photo_becomes_what_the_network_says(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BOARD))
+    classify, tensors = importlib.import_module("classify"), importlib.import_module("sparrow_bundle")
+    Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3)).save(tmp_path / "photo.png")
+    Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).save(tmp_path / "gray.png")
+    for name, channels, mean in (("photo.png", 3, [1.0, 2.0, 3.0]), ("gray.png", 1, [4.0])):
+        known = {"sparrow.pixel_mean": mean, "sparrow.pixel_deviation": [0.5] * channels}
+        tensor = tensors.Tensor("x", (1, channels, 2, 3), np.dtype(np.float32))
+        found = classify.read_image(tmp_path / name, tensor, known)
+        assert found.shape == (channels, 2, 3) and found.dtype == np.float32
+        assert found[:, 1, 2].tolist() == [(5 * channels + i - mean[i]) / 0.5 for i in range(channels)]
 
 
 # Runs in the arm64 Python: a bundle for several threads, and what it refuses.

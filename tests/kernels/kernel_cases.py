@@ -70,6 +70,25 @@ def dense_shapes() -> list[Shape]:
     return shapes
 
 
+def row_shapes() -> list[Shape]:
+    """Windows of fewer than 4 channels: what their rows leave, strides, borders, bands, images smaller than a quad."""
+    shapes = [
+        Shape((channels, 12), (9, 11), (size, size), (stride, stride), pad=(size // 2,) * 4)
+        for channels, size, stride in itertools.product((1, 2, 3), (1, 3, 5, 7), (1, 2))
+    ]
+    return [
+        *shapes,
+        Shape((3, 64), (32, 40), (7, 7), (2, 2), pad=(3, 3, 3, 3)),  # more than one band
+        Shape((3, 13), (6, 33), (3, 3), (2, 2), pad=(0, 0, 1, 1), batch=2),
+        Shape((3, 8), (3, 3), (3, 3)),
+        Shape((2, 8), (5, 6), (2, 4), (1, 3), pad=(6, 5, 4, 7)),
+        Shape((3, 5), (9, 14), (4, 4), (4, 4)),
+        Shape((1, 8), (11, 11), (2, 3), (5, 4)),  # strides that leave pixels out
+        Shape((1, 8), (1, 64), (1, 10), (1, 5)),
+        Shape((3, 4), (12, 5), (9, 1), pad=(1, 0, 0, 0)),
+    ]
+
+
 def winograd_shapes() -> list[Shape]:
     """3x3 windows at stride 1 on enough channels: remainders of tiles, panels and blocks of input channels."""
     shapes = [
@@ -143,7 +162,12 @@ def make_operator(shape: Shape, type: int, *, float_output: bool, rng: np.random
 
 
 def make_weights(
-    operator: Conv2dOperator, format: WeightFormat, rng: np.random.Generator, zero_blocks: float | None = None
+    operator: Conv2dOperator,
+    format: WeightFormat,
+    rng: np.random.Generator,
+    zero_blocks: float | None = None,
+    *,
+    by_rows: bool = False,
 ) -> ConvWeights:
     """Random weights, with the extremes of int8 among them, scaled so that outputs cover and overflow their range.
 
@@ -177,7 +201,7 @@ def make_weights(
     return ConvWeights(
         format, values, codebook, initial.astype(np.int32), scale.astype(np.float32),
         rng.normal(size=shape[0]).astype(np.float32), operator.groups,
-        BlockPattern.DENSE if zero_blocks is None else BlockPattern.S4X4,
+        BlockPattern.ROWS if by_rows else BlockPattern.DENSE if zero_blocks is None else BlockPattern.S4X4,
     )  # fmt: skip
 
 
@@ -185,7 +209,8 @@ def cases(seed: int) -> Iterator[tuple[str, Conv2dOperator, ConvWeights, bool]]:
     """Name, operator, weights and whether there is a residual."""
     rng = np.random.default_rng(seed)
     by_winograd = winograd_shapes()
-    shapes = [*dense_shapes(), *by_winograd, *depthwise_shapes()]
+    by_rows = row_shapes()
+    shapes = [*dense_shapes(), *by_winograd, *depthwise_shapes(), *by_rows]
     types = {WeightFormat.F32: F32, WeightFormat.F16: F16}
     for index, shape in enumerate(shapes):
         formats = {INTEGER_FORMATS[index % 3], INTEGER_FORMATS[(index + 1) % 3]} if index % 2 else {WeightFormat.QS8C}
@@ -197,6 +222,8 @@ def cases(seed: int) -> Iterator[tuple[str, Conv2dOperator, ConvWeights, bool]]:
             operator = replace(operator, winograd=int(integer and (shape in by_winograd or rng.random() < 0.5)))
             name = f"{format.value} {shape.channels} {shape.image} {shape.kernel} {shape.stride} {shape.pad}"
             yield f"{name} g{shape.groups}"[:95], operator, make_weights(operator, format, rng), residual
+            if shape in by_rows:
+                yield f"rows {name}"[:95], operator, make_weights(operator, format, rng, by_rows=True), residual
             if integer and shape.groups < max(2, shape.channels[0]):
                 share = 0.0 if shape.channels[0] > 128 else (0.0, 0.5, 0.75, 0.95, 1.0)[index % 5]
                 yield f"sparse {share} {name}"[:95], operator, make_weights(operator, format, rng, share), residual

@@ -16,6 +16,7 @@ from sparrow.kernels.formats import (
     WeightFormat,
     pack_activation,
     pack_weights,
+    row_taps,
     unpack_activation,
     unpack_weights,
 )
@@ -51,7 +52,9 @@ def conv_weights(draw: st.DrawFn) -> ConvWeights:
     constants = [rng.normal(size=out_channels).astype(np.float32) for _ in range(2)]
     initial = rng.integers(-(2**31), 2**31, out_channels).astype(np.int32)
     pattern = BlockPattern.DENSE
-    if not format.is_float and kind != "depthwise" and draw(st.booleans()):
+    if kind == "dense" and in_channels < 4 and draw(st.booleans()):
+        pattern = BlockPattern.ROWS
+    elif not format.is_float and kind != "depthwise" and draw(st.booleans()):
         pattern = BlockPattern.S4X4
         share = draw(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
         blocks = rng.random((-(-out_channels // 4), -(-in_channels // 4), *kernel)) < share
@@ -115,6 +118,25 @@ def test_golden_bytes_of_two_bits() -> None:
     stored = np.frombuffer(pack_weights(weights), np.uint8)[128:144]
     blocks = values.transpose(3, 0, 1, 2).reshape(3, 16)  # [tap][output][input]
     np.testing.assert_array_equal(stored, blocks[0] | blocks[1] << 2 | blocks[2] << 4)
+
+
+def test_order_by_rows() -> None:
+    values = np.arange(1, 1 + 3 * 3 * 5).reshape(1, 3, 5, 3).astype(np.int8)  # 9 weights in each of 5 rows
+    constants = np.zeros(1, np.int32), *np.zeros((2, 1), np.float32)
+    data = pack_weights(ConvWeights(WeightFormat.QS8C, values, None, *constants, pattern=BlockPattern.ROWS))
+    assert data[7] == 2
+    stored = np.frombuffer(data, np.int8)[128 : 128 + 16 * row_taps(3, (5, 3))].reshape(-1, 4, 4)
+    rows = values[0].transpose(1, 2, 0).reshape(5, 9)
+    np.testing.assert_array_equal(stored[:10, 0], rows[:, :8].reshape(-1, 4))
+    np.testing.assert_array_equal(stored[10:, 0], [rows[:4, 8], [rows[4, 8], 0, 0, 0]])
+    assert not stored[:, 1:].any()
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "taps"), [(3, (7, 7), 37), (3, (3, 3), 7), (1, (3, 3), 3), (1, (5, 5), 7), (2, (1, 4), 2)]
+)
+def test_taps_by_rows(channels: int, kernel: tuple[int, int], taps: int) -> None:
+    assert row_taps(channels, kernel) == taps
 
 
 def test_order_of_int8_and_float() -> None:
@@ -181,6 +203,7 @@ def test_a_codebook_without_zero_pads_with_its_free_entry_or_is_refused() -> Non
         ({"bias": np.array([1, np.inf], np.float32)}, "infinity"),
         ({"groups": 3}, "3 groups"),
         ({"groups": 2, "pattern": BlockPattern.S4X4}, "depthwise weights with the pattern s4x4"),
+        ({"groups": 2, "pattern": BlockPattern.ROWS}, "2 input channels in 2 groups with the pattern rows"),
         ({"format": WeightFormat.QS8C, "codebook": np.zeros(4, np.int8)}, "expected: none"),
     ],
 )

@@ -122,6 +122,8 @@ def test_every_changed_bit_of_the_header_is_refused(library: ctypes.CDLL) -> Non
     ("offset", "field", "message"),
     [
         (6, b"\x03", "another type"),
+        (7, b"\x02", "made of rows"),
+        (7, b"\x03", "unknown block pattern"),
         (8, struct.pack("<I", 13), "another shape"),
         (24, b"\x08\0", "panel width"),
         (56, struct.pack("<I", 64), "list of blocks"),
@@ -164,6 +166,14 @@ def test_weights_of_another_operator_are_refused(library: ctypes.CDLL) -> None:
     operator, data = example()
     other = dataclasses.replace(operator, kernel_height=1)
     assert check(library, other, data) == "packed weights have another shape than the operator"
+
+
+def test_rows_of_a_dilated_window_are_refused(library: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(0)
+    operator = make_operator(Shape((3, 12), (9, 9), (3, 3)), QA8, float_output=False, rng=rng)
+    data = pack_weights(make_weights(operator, WeightFormat.CB4T, rng, by_rows=True))
+    assert check(library, operator, data) is None
+    assert "made of rows" in (check(library, dataclasses.replace(operator, dilation_height=2), data) or "accepted")
 
 
 def test_workspace_stays_in_the_caches(library: ctypes.CDLL) -> None:

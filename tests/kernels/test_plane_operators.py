@@ -1,8 +1,6 @@
 """Max pooling and quantization of one pack of channels against numpy."""
 
 import ctypes
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -11,43 +9,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 from sparrow.kernels.build import INCLUDE_DIR
 from sparrow.kernels.formats import pack_activation
 
+from .host_library import Context, build_library, run_backwards
+
 SOURCES = [*INCLUDE_DIR.glob("pool/*.c"), INCLUDE_DIR / "elementwise" / "quantize.c"]
 GUARD = 64
-
-TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-PARALLEL_FOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, TASK, ctypes.c_void_p)
-
-
-class Context(ctypes.Structure):
-    """``struct spw_context``."""
-
-    _fields_ = (
-        ("instruction_sets", ctypes.c_uint32),
-        ("threads", ctypes.c_int32),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-        ("parallel_for", PARALLEL_FOR),
-    )
-
-
-@PARALLEL_FOR
-def run_backwards(context: int, tasks: int, task: object, argument: int) -> None:
-    for index in reversed(range(tasks)):
-        task(argument, index, 0)
-
 
 CONTEXT = ctypes.byref(Context(0, 1, None, 0, run_backwards))
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs gcc for this machine")
-    output = tmp_path_factory.mktemp("host") / "planes.so"
-    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, *map(str, SOURCES), "-lm", "-o", str(output)], check=True)
-    return ctypes.CDLL(str(output))
+    flags = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror")
+    return build_library(SOURCES, tmp_path_factory.mktemp("host") / "planes.so", *flags)
 
 
 def guarded(size: int) -> tuple[np.ndarray, ctypes.c_void_p]:

@@ -74,7 +74,10 @@ def test_sources_name_their_instruction_set() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["spw.h", "formats.h", "conv/kernel.h", "conv/winograd.h", "conv/winograd_qa8.h", "conv/epilogue_scalar.h"],
+    [
+        "spw.h", "formats.h", "conv/kernel.h", "conv/winograd.h", "conv/winograd_qa8.h", "conv/epilogue_scalar.h",
+        "conv/window_rows.h",
+    ],
 )
 def test_headers_compile_alone(header: str) -> None:
     compiler = shutil.which("cc")

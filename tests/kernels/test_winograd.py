@@ -3,8 +3,6 @@
 import ctypes
 import dataclasses
 import itertools
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -16,40 +14,17 @@ from sparrow.kernels.build import INCLUDE_DIR, native_sources
 from sparrow.kernels.formats import ConvWeights, WeightFormat, pack_activation, pack_weights, unpack_activation
 from sparrow.kernels.reference import F16, F32, QA8, Conv2dOperator, conv2d
 
+from .host_library import Context, build_library, run_backwards
+
 ISA_FP16 = 1 << 2  # SPW_ISA_FP16
 FORMATS = {F32: WeightFormat.F32, F16: WeightFormat.F16}
-Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-ParallelFor = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, Task, ctypes.c_void_p)
-
-
-class Context(ctypes.Structure):
-    """``struct spw_context``."""
-
-    _fields_ = (
-        ("instruction_sets", ctypes.c_uint32),
-        ("threads", ctypes.c_int32),
-        ("workspace", ctypes.c_void_p),
-        ("workspace_bytes", ctypes.c_size_t),
-        ("parallel_for", ParallelFor),
-    )
-
-
-@ParallelFor
-def run_in_turn(context: int, tasks: int, task: "ctypes._CFunctionType", argument: int) -> None:
-    for index in range(tasks):
-        task(argument, index, 0)
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs gcc for this machine")
+    sources = [source.path for source in native_sources()]
     output = tmp_path_factory.mktemp("host") / "kernels.so"
-    sources = [str(source.path) for source in native_sources()]
-    subprocess.run([compiler, "-std=gnu11", "-O1", "-ffp-contract=off", "-shared", "-fPIC", f"-I{INCLUDE_DIR}",
-                    *sources, "-lm", "-o", str(output)], check=True)  # fmt: skip
-    library = ctypes.CDLL(str(output))
+    library = build_library(sources, output, "-std=gnu11", "-O1", f"-I{INCLUDE_DIR}")
     library.spw_conv2d_workspace.restype = ctypes.c_size_t
     return library
 
@@ -71,7 +46,7 @@ def run(
     shape = (1, operator.out_channels // 4, operator.out_height, operator.out_width, 4)
     target = np.zeros(shape, activation.dtype)
     base = workspace.ctypes.data + -workspace.ctypes.data % 64
-    context = Context(instruction_sets, 1, base, bytes_needed, run_in_turn)
+    context = Context(instruction_sets, 1, base, bytes_needed, run_backwards)
     library.spw_conv2d_run(operator.to_bytes(), ctypes.c_void_p(aligned.ctypes.data + start),
                            ctypes.c_void_p(source.ctypes.data), None, ctypes.c_void_p(target.ctypes.data),
                            ctypes.byref(context))  # fmt: skip

@@ -2,11 +2,14 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from sparrow.kernels.errors import SparrowError
+from sparrow.quantize import correction
 from sparrow.quantize.api import calibrate, make_pruner, original_weight, quantize_, quantized_layers
 from sparrow.quantize.configs import DgmsConfig, Int8Config, KMeansConfig, LsqConfig, QuantizeConfig
 from sparrow.quantize.correction import _Search
@@ -14,6 +17,8 @@ from sparrow.quantize.sharing import CodebookSharing
 from sparrow.quantize.sparsity import SparsityConfig
 
 torch.set_num_threads(1)
+
+FULL = Path("/dev/full")
 
 
 class Network(nn.Module):
@@ -135,6 +140,34 @@ def test_a_layer_that_runs_twice_and_one_without_inputs_stay() -> None:
 
 def test_int8_networks_have_their_means_corrected_too() -> None:
     assert output_error(Int8Config(correction="layerwise")) < 0.05
+
+
+def test_activations_on_disk_give_the_same(monkeypatch, tmp_path) -> None:
+    config = KMeansConfig(bits=2, layers_8bit=("depthwise",), correction="layerwise")
+
+    def corrected() -> dict[str, Tensor]:
+        model = quantize_(network(), config).eval()
+        calibrate(model, list(images(32, 1).split(16)), config)
+        return model.state_dict()
+
+    expected = corrected()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    kept: list[Tensor] = []
+    on_disk = correction._on_disk
+    monkeypatch.setattr(correction, "_on_disk", lambda values: kept.append(values) or on_disk(values))
+    monkeypatch.setattr(correction, "_IN_MEMORY", 1 << 12)
+    found = corrected()
+    assert kept and all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no device that is always full")
+def test_a_full_disk_is_explained(monkeypatch) -> None:
+    monkeypatch.setattr(correction.tempfile, "NamedTemporaryFile", lambda prefix: FULL.open("wb", buffering=0))
+    with pytest.raises(SparrowError, match="4,000,000 bytes of activations cannot be kept") as caught:
+        correction._on_disk(torch.zeros(1_000_000))
+    assert "TMPDIR" in caught.value.next_step
 
 
 # ---- the search by itself

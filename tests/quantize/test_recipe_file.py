@@ -9,6 +9,7 @@ import yaml
 from sparrow.kernels.errors import SparrowError
 from sparrow.models import MODELS
 from sparrow.quantize.configs import DgmsConfig
+from sparrow.quantize.lowrank import LowRankConfig
 from sparrow.quantize.recipe_file import Recipe, changed_keys, find_recipe, read_recipe, recipe_names
 from sparrow.quantize.train import TrainConfig
 
@@ -18,7 +19,9 @@ model: digits
 data: digits
 quantization: {method: dgms, bits: 3, sparsity: {sparsity: 0.5}}
 training: {epochs: 2, learning_rate: 1e-3}
-teacher: {model: resnet20, checkpoint: teacher.pt, temperature: 2}
+teacher: {model: resnet20, checkpoint: teacher.pt, temperature: 2, attention: [[conv2, layer1]]}
+removed_channels: 0.25
+low_rank: {layers: [conv2], budget: 0.5}
 checkpoint: weights/float.pt
 """
 
@@ -48,6 +51,8 @@ def test_a_users_own_recipe(own):
     assert recipe.checkpoint == own.parent / "weights/float.pt"
     assert recipe.teacher is not None and recipe.teacher.checkpoint == own.parent / "teacher.pt"
     assert recipe.teacher.distillation.temperature == 2
+    assert recipe.teacher.distillation.attention == (("conv2", "layer1"),)
+    assert recipe.removed_channels == 0.25 and recipe.low_rank == LowRankConfig(layers=("conv2",), budget=0.5)
     assert Recipe.from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict()))) == recipe
 
 
@@ -60,7 +65,13 @@ def test_a_users_own_recipe(own):
         ("bits: 3", "bits: 9", "bits is 9"),
         ("method: dgms", "method: dgm", "quantization method is 'dgm'.*did you mean 'dgms'"),
         ("{sparsity: 0.5}", "{sparsity: 1.2}", "sparsity is 1.2"),
+        ("temperature: 2", "temperature: hot", "the temperature is 'hot'"),
+        ("temperature: 2", "features: [conv1]", "features is .*pairs of a student's and a teacher's layer"),
         ("temperature: 2", "temprature: 2", "teacher has no key 'temprature'.*did you mean 'temperature'"),
+        ("removed_channels: 0.25", "removed_channels: 1", "removed_channels is 1.*above 0, below 1"),
+        ("budget: 0.5", "budgte: 0.5", "no key 'budgte'.*did you mean 'budget'"),
+        ("budget: 0.5", "budget: 1.5", "budget is 1.5"),
+        (", budget: 0.5", "", "neither energy nor budget"),
         ("data: digits", "data: digit", "unknown data set 'digit'.*did you mean 'digits'"),
         ("model: digits", "model:", "does not say its model"),
         ("model: resnet20, ", "", "teacher's model is None"),
@@ -87,10 +98,13 @@ def test_unknown_recipes(tmp_path):
 
 
 def test_changes_are_named_by_key():
-    recipe = read_recipe("resnet20-dgms4")
-    assert recipe.training is not None and recipe.teacher is not None
-    other = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=3), teacher=None)
+    recipe = read_recipe("resnet20-dgms4-block50")
+    assert recipe.pruning is not None and recipe.teacher is not None
+    other = dataclasses.replace(recipe, pruning=dataclasses.replace(recipe.pruning, epochs=3), teacher=None)
     changed = changed_keys(recipe.to_dict(), other.to_dict())
-    assert f"training.epochs: {recipe.training.epochs}, now 3" in changed
+    assert f"pruning.epochs: {recipe.pruning.epochs}, now 3" in changed
     assert any(text.startswith("teacher.model: resnet56, now not set") for text in changed)
     assert changed_keys(recipe.to_dict(), recipe.to_dict()) == []
+    plain = read_recipe("resnet20-dgms4").to_dict()
+    older = {key: value for key, value in plain.items() if key not in ("low_rank", "pruning", "removed_channels")}
+    assert changed_keys(older, plain) == []

@@ -76,6 +76,7 @@ def test_the_checkpoint_gives_the_reported_accuracy_in_torch_and_onnx_runtime(jo
     metadata = {item.key: item.value for item in onnx.load(tmp_path / "net.onnx").metadata_props}
     assert metadata == {
         "sparrow.model": "digits", "sparrow.data": "digits", "sparrow.quantization": DgmsConfig(bits=4).to_json(),
+        "sparrow.pixel_mean": "[77.8515]", "sparrow.pixel_deviation": "[95.88]",
     }  # fmt: skip
 
 
@@ -205,9 +206,12 @@ def test_classes_are_the_data_sets(data, tmp_path):
         train_labels=data.train_labels[data.train_labels < 4],
         test_images=data.test_images[data.test_labels < 4],
         test_labels=data.test_labels[data.test_labels < 4],
-        classes=data.classes[:4],
+        classes=("zero", "one", "two", "drei"),
     )
     train_network("digits", few, dataclasses.replace(TRAIN, epochs=1), tmp_path / "four.pt")
     model, _ = load_network(tmp_path / "four.pt")
     assert predict_logits(model, few).shape[1] == 4
+    export_checkpoint(tmp_path / "four.pt", tmp_path / "four.onnx")
+    metadata = {item.key: item.value for item in onnx.load(tmp_path / "four.onnx").metadata_props}
+    assert json.loads(metadata["sparrow.class_names"]) == ["zero", "one", "two", "drei"]
     assert build_model("digits").linear.out_features == 10

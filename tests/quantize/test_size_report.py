@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from sparrow.kernels.formats import ConvWeights, WeightFormat, pack_weights
+from sparrow.kernels.size_report import LayerSize
 from sparrow.quantize.api import make_pruner, quantize_, quantized_layers
 from sparrow.quantize.configs import DgmsConfig, KMeansConfig, QuantizeConfig
-from sparrow.quantize.size_report import LayerSize, size_report
+from sparrow.quantize.size_report import size_report
 from sparrow.quantize.sparsity import SparsityConfig
 
 

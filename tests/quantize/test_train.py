@@ -376,31 +376,6 @@ def test_a_pruned_and_distilled_training_is_resumed_bit_identical(data, tmp_path
     assert_same_weights(model.state_dict(), whole.state_dict())
 
 
-def test_what_is_beside_the_network_is_saved_too(data, tmp_path):
-    class Counter:
-        count = 0
-
-        def state_dict(self) -> dict[str, int]:
-            return {"count": self.count}
-
-        def load_state_dict(self, state: dict[str, int]) -> None:
-            self.count = state["count"]
-
-    counter = Counter()
-
-    def step(done: int) -> None:
-        if done == STEPS + 1:
-            raise StopError
-        counter.count += 1
-
-    options = {"checkpoint_path": tmp_path / "net.pt", "progress": False}
-    with pytest.raises(StopError):
-        train(small_net(), data, CONFIG, on_step=step, stateful={"counter": counter}, **options)
-    after = Counter()
-    train(small_net(), data, CONFIG, stateful={"counter": after}, **options)
-    assert after.count == STEPS  # as it was when the first epoch was saved
-
-
 def test_sparsity_is_shown_and_logged(data, tmp_path, capsys, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

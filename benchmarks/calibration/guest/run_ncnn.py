@@ -1,7 +1,8 @@
 """Runs one inference of a network by ncnn, marked for counting, after one that fills the caches.
 
 It runs in the emulated machine, by that machine's Python. Options are those of ncnn's own benchmark, weights are zeros
-as there. Arguments: library of marks, .param file, width, height, channels, threads.
+as there. Arguments: library of marks, .param file, width, height, channels, threads, 1 for arithmetic in half
+precision where the core has it or 0.
 """
 
 import ctypes
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 marks_path, param, *numbers = sys.argv[1:]
-width, height, channels, threads = map(int, numbers)
+width, height, channels, threads, half = map(int, numbers)
 
 # Before ncnn, so that its calls of the OpenMP runtime find the marks first.
 marks = ctypes.CDLL(marks_path, mode=ctypes.RTLD_GLOBAL)
@@ -23,7 +24,7 @@ net = ncnn.Net()
 net.opt.lightmode = True
 net.opt.num_threads = threads
 net.opt.use_vulkan_compute = False
-net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = True
+net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = bool(half)
 if net.load_param(param) or net.load_model(ncnn.DataReaderFromEmpty()):
     sys.exit(f"ncnn cannot load {param}")
 image = ncnn.Mat(width, height, channels)

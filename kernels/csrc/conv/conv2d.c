@@ -14,20 +14,32 @@
 // that holds what each column of the window sees: tiles then run on from row to row. Each tap of a tile is then on
 // cache lines of its own, too many for the first level where the list of taps is long.
 //
+// Inputs of fewer than 4 channels may be copied as window_rows.h says.
+//
 // Where zero blocks are left out of the weights, a panel has a shorter list of taps, and that is all.
+//
+// Several threads have the bands of one thread, so that no panel is expanded more often, and divide each band's panels
+// finely enough for cores of unequal speed to end together. Where the copy is large, all threads make it first, of the
+// whole image in memory that they share; a small one is made by each thread for itself, once for consecutive tasks.
 #include <string.h>
 
 #include "../formats.h"
 #include "kernel.h"
+#include "window_rows.h"
 #include "winograd_qa8.h"
 
 enum {
   BAND_BYTES = 64 * 1024,        // of input that a band may touch, when that leaves
   FLAT_BAND_BYTES = 192 * 1024,  // likewise, where each byte is there once for each column of the window
+  ROWS_BAND_BYTES = 96 * 1024,   // likewise, of a copy by rows
+  ROWS_PART_BYTES = 28 * 1024,   // of a copy by rows that stay in the first level from panel to panel
   FLAT_TAPS = 256,               // of a panel on average, whose lines are half of the smallest first-level cache
   NARROW = 4,                    // pixels of a row that leave half of the smallest tile empty
   BAND_QUADS = 16,               // at least so many quads, without which expanding weights would dominate
   TILE_QUADS = 4,                // of the widest tile
+  TASKS_A_THREAD = 8,            // so that cores of unequal speed end together
+  TASK_WORK = 1024,              // blocks by quads: what a task should have at least, or taking it costs too much
+  SHARED_PIXELS = 6 * 1024,      // of a copy: what it should have at least, or making it together costs too much
   ALIGNMENT = 64,
 };
 
@@ -44,9 +56,11 @@ struct plan {
   int spans;       // pixels are listed in spans, weights stored in a stream of blocks
   int quad_width;  // pixels of a quad that exist
   int row_quads;
-  int flat;               // rows follow each other without a gap
+  int flat;     // rows follow each other without a gap
+  int by_rows;  // taps are made of rows of the window
+  struct spw_window_rows window;
   int row_phases;         // of a flat copy
-  int phases, pitch;      // of an input row, in pixels
+  int phases, pitch;      // of an input row, in pixels; by rows, planes in the place of phases
   int row_step;           // input rows, as stored, from one output row to the next
   int units, band_units;  // an output row each, or a quad where the input is read where it lies
 };
@@ -80,7 +94,8 @@ static size_t image_bytes(const struct plan *plan, int rows) {
   if (plan->flat)
     return (size_t)plan->in_packs * plan->row_phases * plan->shape.kernel_width * flat_plane_bytes(plan, rows) +
            ALIGNMENT;  // a tile's last quad may be read beyond the last row
-  return plan->direct ? 0 : (size_t)plan->in_packs * input_rows(plan, rows) * row_bytes(plan);
+  const size_t line = plan->by_rows ? spw_line_bytes(&plan->window) : 0;
+  return plan->direct ? 0 : (size_t)plan->in_packs * input_rows(plan, rows) * row_bytes(plan) + line;
 }
 
 static int unit_quads(const struct plan *plan) { return plan->direct ? 1 : plan->row_quads; }
@@ -92,7 +107,7 @@ static int choose_band_units(const struct plan *plan) {
     return min_int(plan->units, max_int(least, quads / TILE_QUADS * TILE_QUADS));
   }
   int units = plan->units;
-  const size_t most = plan->flat ? FLAT_BAND_BYTES : BAND_BYTES;
+  const size_t most = plan->flat ? FLAT_BAND_BYTES : plan->by_rows ? ROWS_BAND_BYTES : BAND_BYTES;
   while (units > least && image_bytes(plan, units) > most) --units;
   // Equal bands: the last one should not be a sliver.
   return ceil_div(plan->units, ceil_div(plan->units, units));
@@ -103,7 +118,7 @@ static size_t element_bytes(enum spw_conv2d_type type) {
 }
 
 // How the weights let a convolution be planned.
-enum weights_kind { DENSE, SPARSE, VERY_SPARSE };
+enum weights_kind { DENSE, SPARSE, VERY_SPARSE, ROWS };
 
 static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kind kind) {
   struct plan plan = {.shape = *operator};
@@ -114,8 +129,9 @@ static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kin
           shape->in_height &&
       (shape->out_width - 1) * shape->stride_width + (shape->kernel_width - 1) * shape->dilation_width <
           shape->in_width;
-  if (borderless && shape->kernel_height == 1 && shape->kernel_width == 1 && shape->stride_height == 1 &&
-      shape->stride_width == 1 && shape->in_height == shape->out_height && shape->in_width == shape->out_width) {
+  if (borderless && kind != ROWS && shape->kernel_height == 1 && shape->kernel_width == 1 &&
+      shape->stride_height == 1 && shape->stride_width == 1 && shape->in_height == shape->out_height &&
+      shape->in_width == shape->out_width) {
     shape->in_width = shape->out_width = shape->in_height * shape->in_width;
     shape->in_height = shape->out_height = 1;
   }
@@ -127,28 +143,44 @@ static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kin
   plan.spans = !plan.depthwise && shape->type == SPW_CONV2D_QA8;
   plan.panel_packs = plan.depthwise || plan.spans ? 1 : SPW_F32_PANEL_CHANNELS / SPW_CHANNEL_PACK;
   plan.panels = ceil_div(plan.out_packs, plan.panel_packs);
-  plan.taps = (size_t)plan.in_packs * shape->kernel_height * shape->kernel_width;
+  plan.by_rows = kind == ROWS;
+  plan.taps = plan.by_rows
+                  ? spw_row_taps((size_t)shape->in_channels, (size_t)shape->kernel_height, (size_t)shape->kernel_width)
+                  : (size_t)plan.in_packs * shape->kernel_height * shape->kernel_width;
   // No kernel multiplies a vector by a sparse matrix: an image of one pixel does as well.
   plan.matrix_vector = !plan.depthwise && kind == DENSE && shape->in_height * shape->in_width == 1 &&
                        shape->out_height * shape->out_width == 1 && borderless;
-  plan.direct = plan.matrix_vector || (borderless && shape->stride_width == 1 && shape->out_width >= 4);
+  plan.direct =
+      plan.matrix_vector || (borderless && !plan.by_rows && shape->stride_width == 1 && shape->out_width >= 4);
   plan.row_quads = ceil_div(shape->out_width, 4);
-  plan.row_step = plan.direct || shape->kernel_height > 1 ? shape->stride_height : 1;
+  plan.row_step = plan.direct || plan.by_rows || shape->kernel_height > 1 ? shape->stride_height : 1;
   plan.phases = plan.direct || shape->kernel_width == 1 ? 1 : shape->stride_width;
-  plan.flat = plan.spans && !plan.direct && shape->out_width < (kind == VERY_SPARSE ? 4 * TILE_QUADS : NARROW + 1);
+  plan.flat = plan.spans && !plan.direct && !plan.by_rows &&
+              shape->out_width < (kind == VERY_SPARSE ? 4 * TILE_QUADS : NARROW + 1);
   plan.row_phases = shape->kernel_height > 1 ? shape->stride_height : 1;
   plan.quad_width = min_int(shape->out_width, 4);
   const int width = plan.spans ? 4 * plan.row_quads : max_int(shape->out_width, 4);
   plan.pitch =
       plan.direct ? shape->in_width : width + (shape->kernel_width - 1) * shape->dilation_width / shape->stride_width;
+  if (plan.by_rows) {
+    plan.window = spw_make_window_rows(operator, element_bytes(shape->type), width);
+    plan.phases = spw_window_row_planes(&plan.window);
+    plan.pitch = width;
+  }
   plan.units = plan.direct ? shape->out_height * plan.row_quads : shape->out_height;
   plan.band_units = choose_band_units(&plan);
   return plan;
 }
 
-// A thread's workspace, one array after the other.
+// What the taps and the image in a workspace are of.
+struct prepared {
+  int32_t band, convolution;  // -1 for none
+};
+
+// A thread's workspace, one array after the other. A copy that threads share lies behind all of theirs.
 struct workspace {
-  int32_t *offsets;        // of every tap
+  struct prepared *prepared;
+  int32_t *offsets;        // of every tap; of all threads where they share the image
   int32_t *panel_offsets;  // of the taps that a sparse panel has
   struct spw_span *spans;  // or
   struct spw_quad *quads;
@@ -174,16 +206,20 @@ static size_t panel_bytes(const struct plan *plan) {
   return plan->shape.type != SPW_CONV2D_QA8 ? 0 : align_up(panel_weights(plan, 1) + 128);
 }
 
+// Without the image.
+static size_t lists_bytes(const struct plan *plan) {
+  return ALIGNMENT + 2 * offsets_bytes(plan) + pixels_bytes(plan) + panel_bytes(plan);
+}
+
 static size_t workspace_bytes(const struct plan *plan) {
-  return 2 * offsets_bytes(plan) + pixels_bytes(plan) + panel_bytes(plan) +
-         align_up(image_bytes(plan, plan->band_units));
+  return lists_bytes(plan) + align_up(image_bytes(plan, plan->band_units));
 }
 
 size_t spw_conv2d_workspace(const struct spw_conv2d *operator) {
   if (spw_dwrows_fits(operator)) return spw_dwrows_workspace(operator);
   if (spw_winograd_suits(operator)) return spw_winograd_workspace(operator);
   size_t most = spw_winograd_qa8_fits(operator) ? spw_winograd_qa8_workspace(operator) : 0;
-  for (enum weights_kind kind = DENSE; kind <= VERY_SPARSE; ++kind) {
+  for (enum weights_kind kind = DENSE; kind <= (spw_window_rows_fit(operator) ? ROWS : VERY_SPARSE); ++kind) {
     const struct plan plan = make_plan(operator, kind);
     const size_t bytes = workspace_bytes(&plan);
     most = bytes > most ? bytes : most;
@@ -201,6 +237,7 @@ struct job {
   spw_conv_kernel kernel;
   spw_unpack_kernel unpack;       // NULL where weights are read in place
   int band_units, bands, splits;  // splits: parts of the panels of all convolutions
+  int copies;                     // tasks that make a copy of the whole image which all threads share; 0 without one
 };
 
 // Where a band lies in the output, and its input.
@@ -209,6 +246,11 @@ struct band {
   int rows;                    // of the output
   const unsigned char *input;  // first input pack of this image and convolution
   int stored_rows;             // input rows of a pack, as stored
+};
+
+// A range of a convolution's input packs.
+struct packs {
+  int first, last;
 };
 
 // Pixel sizes and the usual strides are constants in what follows, so that loops become plain or vector moves; borders
@@ -236,7 +278,8 @@ static inline void copy_pixels(unsigned char *to, const unsigned char *from, int
 
 // Copies one phase of every row that the band reads of one convolution's input, border included. Column c of a phase is
 // column c * stride + phase - pad_left of the input.
-static void copy_phase(const struct plan *plan, const struct band *band, int phase, unsigned char *image) {
+static inline void copy_phase(const struct plan *plan, const struct band *band, struct packs packs, int phase,
+                              unsigned char *image) {
   const struct spw_conv2d *shape = &plan->shape;
   const size_t pixel = plan->pixel_bytes, source_row_bytes = (size_t)shape->in_width * pixel;
   const uint32_t border = (shape->input_zero_point & 255) * 0x01010101u;
@@ -247,7 +290,7 @@ static void copy_phase(const struct plan *plan, const struct band *band, int pha
   const ptrdiff_t first_column = (ptrdiff_t)(begin * stride - shift) * (ptrdiff_t)pixel;
   const int row_step = shape->kernel_height > 1 ? 1 : shape->stride_height;
   const int first_row = band->first_row * shape->stride_height - shape->pad_top;
-  for (int pack = 0; pack < plan->in_packs; ++pack) {
+  for (int pack = packs.first; pack < packs.last; ++pack) {
     const unsigned char *source = band->input + (size_t)pack * shape->in_height * source_row_bytes;
     unsigned char *to = image + ((size_t)pack * band->stored_rows * plan->phases + phase) * plan->pitch * pixel;
     for (int index = 0, row = first_row; index < band->stored_rows; ++index, row += row_step, to += row_bytes(plan)) {
@@ -278,7 +321,8 @@ static inline void copy_few(unsigned char *restrict to, const unsigned char *res
 }
 
 // Copies what one column of the window sees of the rows that the band reads of one convolution's input, with the border.
-static void copy_column(const struct plan *plan, const struct band *band, int x, unsigned char *image) {
+static inline void copy_column(const struct plan *plan, const struct band *band, struct packs packs, int x,
+                               unsigned char *image) {
   const struct spw_conv2d *shape = &plan->shape;
   const uint32_t border = (shape->input_zero_point & 255) * 0x01010101u;
   const int width = shape->out_width, stride = shape->stride_width, shift = shape->pad_left - x * shape->dilation_width;
@@ -286,9 +330,9 @@ static void copy_column(const struct plan *plan, const struct band *band, int x,
   const int inside = shape->in_width + shift > 0 ? ceil_div(shape->in_width + shift, stride) : 0;
   const int end = max_int(begin, min_int(width, inside));
   const int first_row = band->first_row * shape->stride_height - shape->pad_top;
-  const int planes = plan->in_packs * plan->row_phases;
+  const int planes = packs.last * plan->row_phases;
   const size_t plane_bytes = flat_plane_bytes(plan, band->rows);
-  for (int plane = 0; plane < planes; ++plane) {
+  for (int plane = packs.first * plan->row_phases; plane < planes; ++plane) {
     const unsigned char *source =
         band->input + (size_t)(plane / plan->row_phases) * shape->in_height * shape->in_width * SPW_CHANNEL_PACK;
     unsigned char *to = image + ((size_t)plane * shape->kernel_width + x) * plane_bytes;
@@ -306,11 +350,39 @@ static void copy_column(const struct plan *plan, const struct band *band, int x,
   }
 }
 
-static void list_taps(const struct plan *plan, const struct band *band, int32_t *offsets) {
+// Copies some of the packs that the band reads of one convolution's input. The band is a copy of its own, so that no
+// store of a pixel seems to change it.
+static void copy_image(const struct plan *plan, const struct band band, struct packs packs, unsigned char *image) {
+  if (plan->by_rows) {
+    spw_copy_window_rows(&plan->window, band.input, band.first_row * plan->shape.stride_height - plan->shape.pad_top,
+                         band.rows, band.stored_rows, image + (size_t)band.stored_rows * row_bytes(plan), image);
+    return;
+  }
+  for (int x = 0; plan->flat && x < plan->shape.kernel_width; ++x) copy_column(plan, &band, packs, x, image);
+  for (int phase = 0; !plan->flat && phase < plan->phases; ++phase) copy_phase(plan, &band, packs, phase, image);
+}
+
+static void list_taps(const struct plan *plan, const struct band *band, struct packs packs, int32_t *offsets) {
   const struct spw_conv2d *shape = &plan->shape;
+  if (plan->by_rows) {
+    const struct spw_window_rows *window = &plan->window;
+    for (int y = 0; y < shape->kernel_height; ++y)
+      for (int four = 0; four < window->whole; ++four)
+        *offsets++ = (int32_t)(spw_row_plane(window, y, four) * plan->pixel_bytes);
+    for (int value = 0; value < window->rest; ++value)
+      for (int tap = 0; tap < window->rest_taps; ++tap)
+        *offsets++ = (int32_t)(spw_rest_plane(window, 0, value, tap) * plan->pixel_bytes);
+    return;
+  }
+  if (shape->kernel_height * shape->kernel_width == 1 && !plan->flat) {
+    const int32_t pack_bytes = band->stored_rows * (int32_t)row_bytes(plan);
+    for (int pack = packs.first; pack < packs.last; ++pack) offsets[pack] = pack * pack_bytes;
+    return;
+  }
+  offsets += packs.first * shape->kernel_height * shape->kernel_width;
   if (plan->flat) {
     const int plane_bytes = (int)flat_plane_bytes(plan, band->rows);
-    for (int pack = 0; pack < plan->in_packs; ++pack)
+    for (int pack = packs.first; pack < packs.last; ++pack)
       for (int y = 0; y < shape->kernel_height; ++y)
         for (int x = 0; x < shape->kernel_width; ++x) {
           const int row = y * shape->dilation_height, plane = pack * plan->row_phases + row % plan->row_phases;
@@ -319,7 +391,7 @@ static void list_taps(const struct plan *plan, const struct band *band, int32_t 
         }
     return;
   }
-  for (int pack = 0; pack < plan->in_packs; ++pack) {
+  for (int pack = packs.first; pack < packs.last; ++pack) {
     for (int y = 0; y < shape->kernel_height; ++y) {
       const int row = pack * band->stored_rows + y * shape->dilation_height;
       for (int x = 0; x < shape->kernel_width; ++x) {
@@ -375,7 +447,7 @@ static size_t list_spans(const struct plan *plan, const struct band *band, int f
 // Finds a panel in the stream of blocks, with the taps that its blocks are for. Returns the number of its first block.
 static size_t find_blocks(const struct job *job, int panel, const struct workspace *workspace,
                           struct spw_conv_run *run) {
-  if (job->weights->pattern == SPW_PATTERN_DENSE) return (size_t)panel * run->taps;
+  if (job->weights->pattern != SPW_PATTERN_4X4) return (size_t)panel * run->taps;
   const uint32_t *first = spw_weights_section(job->weights, job->weights->sparsity_offset);
   const uint8_t *steps = (const uint8_t *)(first + job->plan.convolutions * job->plan.panels + 1) + first[panel];
   const int32_t *offsets = workspace->offsets;
@@ -433,15 +505,62 @@ static void run_panel(const struct job *job, struct spw_conv_run *run, int image
 }
 
 static struct workspace workspace_of(const struct job *job, int thread) {
-  unsigned char *base = job->context->workspace + (size_t)thread * job->context->workspace_bytes;
-  struct workspace workspace;
-  workspace.offsets = (int32_t *)base;
-  workspace.panel_offsets = (int32_t *)(base += offsets_bytes(&job->plan));
-  workspace.spans = (struct spw_span *)(base += offsets_bytes(&job->plan));
+  const struct plan *plan = &job->plan;
+  const struct spw_context *context = job->context;
+  const size_t own = job->copies ? lists_bytes(plan) : context->workspace_bytes;
+  unsigned char *base = context->workspace + (size_t)thread * own;
+  unsigned char *shared = context->workspace + (size_t)context->threads * own;
+  struct workspace workspace = {.prepared = (struct prepared *)base};
+  workspace.offsets = (int32_t *)(base += ALIGNMENT);
+  workspace.panel_offsets = (int32_t *)(base += offsets_bytes(plan));
+  workspace.spans = (struct spw_span *)(base += offsets_bytes(plan));
   workspace.quads = (struct spw_quad *)base;
-  workspace.panel = (int8_t *)(base += pixels_bytes(&job->plan));
-  workspace.image = base + panel_bytes(&job->plan);
+  workspace.panel = (int8_t *)(base += pixels_bytes(plan));
+  workspace.image = base + panel_bytes(plan);
+  if (job->copies) workspace.offsets = (int32_t *)shared, workspace.image = shared + offsets_bytes(plan);
   return workspace;
+}
+
+static int share_of(int all, int index, int parts) { return (int)((int64_t)all * index / parts); }
+
+static struct band whole_band(const struct job *job) {
+  const int rows = job->plan.shape.out_height;
+  return (struct band){.rows = rows, .input = job->input, .stored_rows = input_rows(&job->plan, rows)};
+}
+
+// Copies some packs of the image that all threads share, and lists their taps.
+static void copy_packs(void *argument, size_t index, int thread) {
+  const struct job *job = argument;
+  const struct workspace workspace = workspace_of(job, thread);
+  const struct band band = whole_band(job);
+  const struct packs packs = {share_of(job->plan.in_packs, (int)index, job->copies),
+                              share_of(job->plan.in_packs, (int)index + 1, job->copies)};
+  copy_image(&job->plan, band, packs, workspace.image);
+  list_taps(&job->plan, &band, packs, workspace.offsets);
+}
+
+// Lists the pixels of `units` units.
+static void list_pixels(const struct plan *plan, const struct band *band, int first_unit, int units,
+                        const struct workspace *workspace, struct spw_conv_run *run) {
+  const int first_quad = first_unit * unit_quads(plan), quads = units * unit_quads(plan);
+  if (plan->flat) {
+    const int row_values = plan->shape.out_width * SPW_CHANNEL_PACK;
+    *workspace->spans = (struct spw_span){(first_unit - band->first_row) * row_values, first_unit * row_values,
+                                          units * plan->shape.out_width};
+    run->spans = 1;
+  } else if (plan->spans) {
+    run->spans = list_spans(plan, band, first_quad, quads, workspace->spans);
+  } else {
+    list_quads(plan, band, first_quad, quads, workspace->quads);
+    run->quads = (size_t)quads;
+  }
+}
+
+// Units that go through all panels before the next ones do. All of a band, but for a copy by rows: a band has many rows,
+// since its first and last ones are copied for its neighbours too, and its few weights are quickly expanded again.
+static int units_together(const struct plan *plan, int units) {
+  while (plan->by_rows && units > 1 && input_rows(plan, units) * row_bytes(plan) > ROWS_PART_BYTES) --units;
+  return units;
 }
 
 static void run_task(void *argument, size_t index, int thread) {
@@ -449,12 +568,19 @@ static void run_task(void *argument, size_t index, int thread) {
   const struct plan *plan = &job->plan;
   const struct spw_conv2d *shape = &plan->shape;
   const struct workspace workspace = workspace_of(job, thread);
+  struct prepared *prepared = workspace.prepared;
   const int split = (int)(index % (size_t)job->splits), bands = (int)(index / (size_t)job->splits);
   const int image = bands / job->bands, first_unit = bands % job->bands * job->band_units;
   const int units = min_int(job->band_units, plan->units - first_unit);
 
   struct band band = {.first_row = first_unit, .rows = units};
   band.stored_rows = plan->direct ? shape->in_height : input_rows(plan, units);
+  if (job->copies) band = whole_band(job);
+  if (prepared->band != bands) {
+    if (!plan->matrix_vector && !job->copies)
+      list_taps(plan, &band, (struct packs){0, plan->in_packs}, workspace.offsets);
+    *prepared = (struct prepared){bands, -1};
+  }
   struct spw_conv_run run = {
       .operator = shape,
       .span = workspace.spans,
@@ -462,35 +588,29 @@ static void run_task(void *argument, size_t index, int thread) {
       .pixels = plan->quad_width,
       .plane = (size_t)shape->out_height * shape->out_width * SPW_CHANNEL_PACK,
   };
-  if (!plan->matrix_vector) {
-    list_taps(plan, &band, workspace.offsets);
-    const int first_quad = first_unit * unit_quads(plan), quads = units * unit_quads(plan);
-    if (plan->flat) {
-      const int first_pixel = first_unit * shape->out_width, pixels = units * shape->out_width;
-      *workspace.spans = (struct spw_span){0, first_pixel * SPW_CHANNEL_PACK, pixels};
-      run.spans = 1;
-    } else if (plan->spans) run.spans = list_spans(plan, &band, first_quad, quads, workspace.spans);
-    else list_quads(plan, &band, first_quad, quads, workspace.quads), run.quads = (size_t)quads;
-  }
   const size_t pack_bytes = (size_t)shape->in_height * shape->in_width * plan->pixel_bytes;
   const int all_packs = ceil_div(shape->in_channels, SPW_CHANNEL_PACK);
-  const int64_t panels = (int64_t)plan->convolutions * plan->panels;
-  const int first = (int)(panels * split / job->splits), last = (int)(panels * (split + 1) / job->splits);
-  for (int panel = first, copied = -1; panel < last; ++panel) {
-    const int convolution = panel / plan->panels;
-    band.input = job->input + ((size_t)image * all_packs + (size_t)convolution * plan->in_packs) * pack_bytes;
-    run.activation = plan->direct ? band.input : workspace.image;
-    for (int x = 0; plan->flat && convolution != copied && x < shape->kernel_width; ++x)
-      copy_column(plan, &band, x, workspace.image);
-    for (int phase = 0; !plan->direct && !plan->flat && convolution != copied && phase < plan->phases; ++phase)
-      copy_phase(plan, &band, phase, workspace.image);
-    copied = convolution;
-    run_panel(job, &run, image, panel, &workspace);
+  const int panels = plan->convolutions * plan->panels;
+  const int first = share_of(panels, split, job->splits), last = share_of(panels, split + 1, job->splits);
+  const int together = units_together(plan, units);
+  for (int part = 0; part < units; part += together) {
+    if (!plan->matrix_vector)
+      list_pixels(plan, &band, first_unit + part, min_int(together, units - part), &workspace, &run);
+    for (int panel = first; panel < last; ++panel) {
+      const int convolution = panel / plan->panels;
+      band.input = job->input + ((size_t)image * all_packs + (size_t)convolution * plan->in_packs) * pack_bytes;
+      run.activation = plan->direct ? band.input : workspace.image;
+      if (!plan->direct && !job->copies && convolution != prepared->convolution) {
+        copy_image(plan, band, (struct packs){0, plan->in_packs}, workspace.image);
+        prepared->convolution = convolution;
+      }
+      run_panel(job, &run, image, panel, &workspace);
+    }
   }
 }
 
 static enum weights_kind kind_of(const struct spw_weights_header *weights) {
-  if (weights->pattern == SPW_PATTERN_DENSE) return DENSE;
+  if (weights->pattern != SPW_PATTERN_4X4) return weights->pattern == SPW_PATTERN_ROWS ? ROWS : DENSE;
   const uint32_t panels = weights->groups * ((weights->out_channels / weights->groups + 3) / 4);
   const uint32_t *first = spw_weights_section(weights, weights->sparsity_offset);
   return first[panels] <= FLAT_TAPS * panels ? VERY_SPARSE : SPARSE;
@@ -505,6 +625,33 @@ static enum spw_conv_role role_of(const struct plan *plan) {
   return first + (plan->shape.float_output ? SPW_ROLE_CONV_QA8_F32 - SPW_ROLE_CONV_QA8 : 0);
 }
 
+// Decides on the tasks.
+static void divide_work(struct job *job) {
+  const struct plan *plan = &job->plan;
+  const struct spw_context *context = job->context;
+  const int panels = plan->convolutions * plan->panels, batch = plan->shape.batch, threads = context->threads;
+  size_t blocks = panel_weights(plan, plan->panel_packs) / 16 * panels;
+  if (job->weights->pattern == SPW_PATTERN_4X4)
+    blocks = ((const uint32_t *)spw_weights_section(job->weights, job->weights->sparsity_offset))[panels];
+  const size_t work = blocks * (plan->matrix_vector ? 1 : (size_t)(plan->units * unit_quads(plan))) * batch;
+  const int most = threads > 1 ? threads * TASKS_A_THREAD : 1;
+  const int tasks = work / TASK_WORK < (size_t)most ? max_int(1, (int)(work / TASK_WORK)) : most;
+  // Smaller bands than those of one thread only where panels are too few to give each thread a task.
+  const int least = min_int(plan->units, ceil_div(BAND_QUADS, unit_quads(plan)));
+  const int whole = plan->direct ? TILE_QUADS : 1;
+  // A copy by rows is dear, and its weights are quickly expanded again.
+  const int bands = plan->by_rows ? min_int(tasks, 2 * threads) : ceil_div(min_int(tasks, threads), panels * batch);
+  job->band_units = min_int(plan->band_units, max_int(least, ceil_div(ceil_div(plan->units, bands), whole) * whole));
+  job->bands = ceil_div(plan->units, job->band_units);
+  job->splits = min_int(panels, ceil_div(tasks, job->bands * batch));
+  if (threads == 1 || job->splits == 1 || plan->direct || plan->by_rows || batch > 1 || plan->convolutions > 1) return;
+  const size_t image = image_bytes(plan, plan->shape.out_height);
+  const size_t shared = offsets_bytes(plan) + align_up(image);
+  if (image >= SHARED_PIXELS * plan->pixel_bytes &&
+      (size_t)threads * lists_bytes(plan) + shared <= (size_t)threads * context->workspace_bytes)
+    job->copies = min_int(plan->in_packs, most);
+}
+
 void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, const void *input, const void *residual,
                     void *output, struct spw_context *context) {
   if (spw_dwrows_fits(operator)) {
@@ -515,11 +662,12 @@ void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, cons
     spw_winograd_conv2d(operator, weights, input, residual, output, context);
     return;
   }
-  if (spw_winograd_qa8_fits(operator) && !(context->instruction_sets & SPW_ISA_DOTPROD)) {
+  const struct spw_weights_header *header = weights;
+  if (spw_winograd_qa8_fits(operator) && header->pattern != SPW_PATTERN_ROWS &&
+      !(context->instruction_sets & SPW_ISA_DOTPROD)) {
     spw_winograd_qa8_conv2d(operator, weights, input, residual, output, context);
     return;
   }
-  const struct spw_weights_header *header = weights;
   struct job job = {.plan = make_plan(operator, kind_of(header)),
                     .weights = header,
                     .input = input,
@@ -531,13 +679,9 @@ void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, cons
   if (job.weights->codebook_entries)
     job.unpack = spw_find_unpack_kernel(job.weights->format, context->instruction_sets);
 
-  // A task for each thread at least: smaller bands first, since panels cost a copy of the input each when split.
-  const int least = min_int(plan->units, ceil_div(BAND_QUADS, unit_quads(plan)));
-  const int wanted = ceil_div(context->threads, operator->batch);
-  const int whole = plan->direct ? TILE_QUADS : 1;
-  job.band_units = min_int(plan->band_units, max_int(least, ceil_div(ceil_div(plan->units, wanted), whole) * whole));
-  job.bands = ceil_div(plan->units, job.band_units);
-  const int panels = plan->convolutions * plan->panels;
-  job.splits = min_int(panels, ceil_div(wanted, job.bands));
+  divide_work(&job);
+  for (int thread = 0; thread < context->threads; ++thread)
+    *workspace_of(&job, thread).prepared = (struct prepared){-1, -1};
+  if (job.copies) context->parallel_for(context, (size_t)job.copies, copy_packs, &job);
   context->parallel_for(context, (size_t)operator->batch * job.bands * job.splits, run_task, &job);
 }

@@ -4,6 +4,8 @@
 // set is what the thread's workspace holds: the transformed input of the band; for a block of input channels the
 // transformed weights of one panel, expanded for each band as codebooks are, so that packed weights stay small; and the
 // 36 products of one panel, which the dense convolution kernels make: to them a tile is a pixel and an input pack a tap.
+// Several threads divide a band's panels finely enough for cores of unequal speed to end together; a thread transforms
+// the input once for consecutive tasks.
 #include "winograd.h"
 
 #include <math.h>
@@ -15,6 +17,8 @@ enum {
   BAND_TILES = 16,           // at least so many, without which transforming weights would dominate
   BLOCK_PACKS = 16,          // input packs whose weights are transformed at a time
   LEAST_CHANNELS = 16,
+  TASKS_A_THREAD = 8,   // so that cores of unequal speed end together
+  TASK_PRODUCTS = 128,  // pairs of packs by tiles: what a task should have at least, or taking it costs too much
   ALIGNMENT = 64,
 };
 
@@ -77,6 +81,7 @@ int spw_winograd_suits(const struct spw_conv2d *operator) {
 
 // A thread's workspace, one array after the other.
 struct workspace {
+  int32_t *prepared;  // the band that the input is of, -1 for none
   unsigned char *input, *weights, *products;
   int32_t *offsets;
   struct spw_quad *quads;
@@ -103,7 +108,8 @@ static size_t quads_bytes(const struct plan *plan) {
 
 size_t spw_winograd_workspace(const struct spw_conv2d *operator) {
   const struct plan plan = make_plan(operator, 1);
-  return input_bytes(&plan) + weights_bytes(&plan) + products_bytes(&plan) + offsets_bytes() + quads_bytes(&plan);
+  return ALIGNMENT + input_bytes(&plan) + weights_bytes(&plan) + products_bytes(&plan) + offsets_bytes() +
+         quads_bytes(&plan);
 }
 
 struct job {
@@ -120,8 +126,8 @@ struct job {
 
 static struct workspace workspace_of(const struct job *job, int thread) {
   unsigned char *base = job->context->workspace + (size_t)thread * job->context->workspace_bytes;
-  struct workspace workspace;
-  workspace.input = base;
+  struct workspace workspace = {.prepared = (int32_t *)base};
+  workspace.input = base += ALIGNMENT;
   workspace.weights = base += input_bytes(&job->plan);
   workspace.products = base += weights_bytes(&job->plan);
   workspace.offsets = (int32_t *)(base += products_bytes(&job->plan));
@@ -191,9 +197,10 @@ static void run_task(void *argument, size_t index, int thread) {
   const int image = bands / job->bands, first_tile = bands % job->bands * plan->band_tiles;
   const int tiles = round_up_4(min_int(plan->band_tiles, plan->tiles - first_tile));
   const int element = (int)(plan->pixel_bytes / SPW_CHANNEL_PACK);
-  for (int pack = 0; pack < min_int(plan->in_packs, BLOCK_PACKS); ++pack)
+  const int prepared = *workspace.prepared == bands;
+  for (int pack = 0; !prepared && pack < min_int(plan->in_packs, BLOCK_PACKS); ++pack)
     workspace.offsets[pack] = pack * tiles * (int)plan->pixel_bytes;
-  for (int quad = 0; quad < tiles / 4; ++quad)
+  for (int quad = 0; !prepared && quad < tiles / 4; ++quad)
     workspace.quads[quad] = (struct spw_quad){.input = quad * 16 * element, .output = quad * 16};
 
   const size_t in_plane = (size_t)operator->in_height * (size_t)operator->in_width * plan->pixel_bytes;
@@ -207,12 +214,14 @@ static void run_task(void *argument, size_t index, int thread) {
       .first_tile = first_tile,
       .tiles = tiles,
   };
-  job->transform(&run);
+  if (!prepared) job->transform(&run);
+  *workspace.prepared = bands;
   run.stage = SPW_WINOGRAD_OUTPUT;
   run.from = workspace.products;
   const unsigned char *values = spw_weights_section(job->weights, job->weights->values_offset);
   const float *bias = spw_weights_section(job->weights, job->weights->bias_offset);
-  const int first = plan->panels * split / job->splits, last = plan->panels * (split + 1) / job->splits;
+  const int first = (int)((int64_t)plan->panels * split / job->splits);
+  const int last = (int)((int64_t)plan->panels * (split + 1) / job->splits);
   for (int panel = first; panel < last; ++panel) {
     const int pack = plan->panel_packs * panel;
     run.packs = min_int(plan->panel_packs, plan->out_packs - pack);
@@ -243,6 +252,9 @@ void spw_winograd_conv2d(const struct spw_conv2d *operator, const void *weights,
       .multiply = spw_find_conv_kernel(half ? SPW_ROLE_CONV_F16 : SPW_ROLE_CONV_F32, context->instruction_sets),
   };
   job.bands = ceil_div(job.plan.tiles, job.plan.band_tiles);
-  job.splits = min_int(job.plan.panels, ceil_div(wanted, job.bands));
+  const int threads = context->threads, batch = operator->batch, most = threads > 1 ? threads * TASKS_A_THREAD : 1;
+  const int64_t work = (int64_t)job.plan.in_packs * job.plan.out_packs * job.plan.tiles * batch / TASK_PRODUCTS;
+  job.splits = min_int(job.plan.panels, ceil_div(work < most ? max_int(1, (int)work) : most, job.bands * batch));
+  for (int thread = 0; thread < threads; ++thread) *workspace_of(&job, thread).prepared = -1;
   context->parallel_for(context, (size_t)operator->batch * (size_t)job.bands * (size_t)job.splits, run_task, &job);
 }

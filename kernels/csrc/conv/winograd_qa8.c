@@ -7,7 +7,9 @@
 //
 // A task takes a band of tiles of one image through all stages, for some of the pairs of panels. The thread's workspace
 // holds the transformed input of the band; the bytes of a pair's weights, zero blocks included; for a block of input
-// packs their transforms; and the sums of the pair.
+// packs their transforms; and the sums of the pair. Several threads divide a band's pairs finely enough for cores of
+// unequal speed to end together: a thread transforms the input once for consecutive tasks, and where one band is all
+// there is, all threads transform it together before.
 #include <string.h>
 
 #include "../formats.h"
@@ -18,6 +20,8 @@ enum {
   BAND_TILES = 16,           // at least so many, without which transforming weights would dominate
   BLOCK_PACKS = 16,          // input packs whose weights are transformed at a time
   PAIR = 2,                  // panels whose products share the loads of transformed inputs
+  TASKS_A_THREAD = 8,        // so that cores of unequal speed end together
+  TASK_PRODUCTS = 256,       // pairs of packs by tiles: what a task should have at least, or taking it costs too much
   UNPACK_SLACK = 128,        // by which an unpacker may begin early and end late
   ALIGNMENT = 64,
 };
@@ -67,6 +71,7 @@ int spw_winograd_qa8_fits(const struct spw_conv2d *operator) {
 
 // A thread's workspace, one array after the other.
 struct workspace {
+  int32_t *prepared;  // the band that the input is of, -1 for none
   int16_t *input, *weights;
   int32_t *sums;
   int8_t *blocks, *panels;  // blocks: those that are there
@@ -87,10 +92,15 @@ static size_t sums_bytes(const struct plan *plan) {
 
 static size_t panel_bytes(const struct plan *plan) { return align_up(16 * 9 * (size_t)plan->in_packs + UNPACK_SLACK); }
 
+// Without the input.
+static size_t other_bytes(const struct plan *plan) {
+  return ALIGNMENT + weights_bytes(plan) + sums_bytes(plan) + (1 + PAIR) * panel_bytes(plan) +
+         align_up((size_t)plan->image_rows * plan->row_bytes);
+}
+
 size_t spw_winograd_qa8_workspace(const struct spw_conv2d *operator) {
   const struct plan plan = make_plan(operator, 1);
-  return input_bytes(&plan) + weights_bytes(&plan) + sums_bytes(&plan) + (1 + PAIR) * panel_bytes(&plan) +
-         align_up((size_t)plan.image_rows * plan.row_bytes);
+  return other_bytes(&plan) + input_bytes(&plan);
 }
 
 struct job {
@@ -103,19 +113,26 @@ struct job {
   spw_winograd_kernel kernel;
   spw_unpack_kernel unpack;  // NULL where weights are read in place
   int bands, splits;
+  int transforms;  // tasks that transform the input of the one band; 0 where each thread does it for itself
 };
 
 static struct workspace workspace_of(const struct job *job, int thread) {
-  unsigned char *base = job->context->workspace + (size_t)thread * job->context->workspace_bytes;
-  struct workspace workspace;
-  workspace.input = (int16_t *)base;
-  workspace.weights = (int16_t *)(base += input_bytes(&job->plan));
-  workspace.sums = (int32_t *)(base += weights_bytes(&job->plan));
-  workspace.blocks = (int8_t *)(base += sums_bytes(&job->plan));
-  workspace.panels = (int8_t *)(base += panel_bytes(&job->plan));
-  workspace.image = base + PAIR * panel_bytes(&job->plan);
+  const struct plan *plan = &job->plan;
+  const struct spw_context *context = job->context;
+  const size_t own = job->transforms ? other_bytes(plan) : context->workspace_bytes;
+  unsigned char *base = context->workspace + (size_t)thread * own;
+  struct workspace workspace = {.prepared = (int32_t *)base};
+  workspace.weights = (int16_t *)(base += ALIGNMENT);
+  workspace.sums = (int32_t *)(base += weights_bytes(plan));
+  workspace.blocks = (int8_t *)(base += sums_bytes(plan));
+  workspace.panels = (int8_t *)(base += panel_bytes(plan));
+  workspace.image = base += PAIR * panel_bytes(plan);
+  base += align_up((size_t)plan->image_rows * plan->row_bytes);
+  workspace.input = (int16_t *)(job->transforms ? context->workspace + (size_t)context->threads * own : base);
   return workspace;
 }
+
+static int share_of(int all, int index, int parts) { return (int)((int64_t)all * index / parts); }
 
 // The weights of a panel as [taps][4 out][4 in], zero blocks included; `panel_of_pair` chooses the place for them.
 static const int8_t *expand_panel(const struct job *job, const struct workspace *workspace, int panel,
@@ -143,10 +160,12 @@ static const int8_t *expand_panel(const struct job *job, const struct workspace 
   return to;
 }
 
-// Transforms the input of a band of tiles, pack by pack. Each is copied into the same border.
-static void transform_input(const struct job *job, const struct workspace *workspace, const unsigned char *from,
-                            int tiles, struct spw_winograd_run *run) {
+// Transforms some packs of the input of a band of tiles. Each is copied into the same border.
+static void transform_input(const struct job *job, const struct workspace *workspace, int image, int first_pack,
+                            int last_pack, const struct spw_winograd_run *band) {
   const struct plan *plan = &job->plan;
+  struct spw_winograd_run own = *band, *run = &own;
+  const int tiles = min_int(run->tiles, plan->tiles - run->first_tile);
   const struct spw_conv2d *operator = job->operator;
   const int first_row = run->first_tile / plan->columns, last_row = (run->first_tile + tiles - 1) / plan->columns;
   const int rows = 4 * (last_row - first_row + 1) + 2, shift = 4 * first_row - operator->pad_top;
@@ -156,7 +175,9 @@ static void transform_input(const struct job *job, const struct workspace *works
   memset(workspace->image, operator->input_zero_point, (size_t)rows * plan->row_bytes);
   run->stage = SPW_WINOGRAD_INPUT;
   run->from = workspace->image;
-  for (int pack = 0; pack < plan->in_packs; ++pack, from += (size_t)operator->in_height * row_bytes) {
+  const size_t plane = (size_t)operator->in_height * row_bytes;
+  const unsigned char *from = job->input + ((size_t)image * (size_t)plan->in_packs + (size_t)first_pack) * plane;
+  for (int pack = first_pack; pack < last_pack; ++pack, from += plane) {
     unsigned char *to = workspace->image + (size_t)operator->pad_left * SPW_CHANNEL_PACK;
     for (int row = first; row < last && pixels > 0; ++row)
       memcpy(to + (size_t)(row - shift) * plan->row_bytes, from + (size_t)row * row_bytes,
@@ -187,27 +208,44 @@ static void run_pair(const struct job *job, const struct workspace *workspace, s
   }
 }
 
+static struct spw_winograd_run band_run(const struct job *job, int band, const struct workspace *workspace) {
+  const struct plan *plan = &job->plan;
+  const int first_tile = band * plan->band_tiles;
+  const int whole = round_up_4(min_int(plan->band_tiles, plan->tiles - first_tile));
+  return (struct spw_winograd_run){
+      .operator = job->operator,
+      .first_tile = first_tile,
+      .tiles = whole,
+      .weights = workspace->weights,
+      .row_bytes = plan->row_bytes,
+      .place_bytes = (size_t)plan->in_packs * (size_t)whole * 8,
+  };
+}
+
+static void transform_packs(void *argument, size_t index, int thread) {
+  const struct job *job = argument;
+  const struct workspace workspace = workspace_of(job, thread);
+  const struct spw_winograd_run run = band_run(job, 0, &workspace);
+  const int first = share_of(job->plan.in_packs, (int)index, job->transforms);
+  transform_input(job, &workspace, 0, first, share_of(job->plan.in_packs, (int)index + 1, job->transforms), &run);
+}
+
 static void run_task(void *argument, size_t index, int thread) {
   const struct job *job = argument;
   const struct plan *plan = &job->plan;
   const struct spw_conv2d *operator = job->operator;
   const struct workspace workspace = workspace_of(job, thread);
   const int split = (int)(index % (size_t)job->splits), bands = (int)(index / (size_t)job->splits);
-  const int image = bands / job->bands, first_tile = bands % job->bands * plan->band_tiles;
-  const int tiles = min_int(plan->band_tiles, plan->tiles - first_tile), whole = round_up_4(tiles);
-  struct spw_winograd_run run = {
-      .operator = operator,
-      .first_tile = first_tile,
-      .tiles = whole,
-      .weights = workspace.weights,
-      .row_bytes = plan->row_bytes,
-      .place_bytes = (size_t)plan->in_packs * (size_t)whole * 8,
-  };
-  const size_t in_plane = (size_t)operator->in_height * (size_t)operator->in_width * SPW_CHANNEL_PACK;
-  transform_input(job, &workspace, job->input + (size_t)image * (size_t)plan->in_packs * in_plane, tiles, &run);
+  const int image = bands / job->bands;
+  struct spw_winograd_run run = band_run(job, bands % job->bands, &workspace);
+  const int whole = run.tiles;
+  if (!job->transforms && *workspace.prepared != bands) {
+    transform_input(job, &workspace, image, 0, plan->in_packs, &run);
+    *workspace.prepared = bands;
+  }
   const size_t plane = (size_t)operator->out_height * (size_t)operator->out_width * SPW_CHANNEL_PACK;
-  const int first = plan->pairs * split / job->splits, last = plan->pairs * (split + 1) / job->splits;
-  for (int pair = first; pair < last; ++pair) {
+  const int last = share_of(plan->pairs, split + 1, job->splits);
+  for (int pair = share_of(plan->pairs, split, job->splits); pair < last; ++pair) {
     run.packs = min_int(PAIR, plan->out_packs - PAIR * pair);
     run.tiles = whole;
     run_pair(job, &workspace, &run, pair);
@@ -240,6 +278,13 @@ void spw_winograd_qa8_conv2d(const struct spw_conv2d *operator, const void *weig
   if (job.weights->codebook_entries)
     job.unpack = spw_find_unpack_kernel(job.weights->format, context->instruction_sets);
   job.bands = ceil_div(job.plan.tiles, job.plan.band_tiles);
-  job.splits = min_int(job.plan.pairs, ceil_div(wanted, job.bands));
+  const int threads = context->threads, batch = operator->batch;
+  const int64_t work = (int64_t)job.plan.in_packs * job.plan.out_packs * job.plan.tiles * batch / TASK_PRODUCTS;
+  const int most = threads > 1 ? threads * TASKS_A_THREAD : 1;
+  const int tasks = work < most ? max_int(1, (int)work) : most;
+  job.splits = min_int(job.plan.pairs, ceil_div(tasks, job.bands * batch));
+  if (threads > 1 && job.splits > 1 && job.bands * batch == 1) job.transforms = min_int(job.plan.in_packs, tasks);
+  for (int thread = 0; thread < threads; ++thread) *workspace_of(&job, thread).prepared = -1;
+  if (job.transforms) context->parallel_for(context, (size_t)job.transforms, transform_packs, &job);
   context->parallel_for(context, (size_t)operator->batch * (size_t)job.bands * (size_t)job.splits, run_task, &job);
 }

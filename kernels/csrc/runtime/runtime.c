@@ -138,7 +138,7 @@ struct binding {
 static void bind_thread(void *argument, size_t index, int thread) {
   struct binding *binding = argument;
   (void)index;
-  // Nobody ends its task before all have begun theirs, so that each thread takes exactly one.
+  // Nobody returns before all have been called.
   atomic_fetch_add(&binding->arrived, 1);
   while (atomic_load(&binding->arrived) < binding->threads) sparrow_system_call(SYSTEM_YIELD, 0, 0, NULL, NULL);
   int one = binding->count == (size_t)binding->threads;
@@ -168,7 +168,7 @@ int sparrow_set_cpus(sparrow_model *model, const int *cpus, size_t count) {
     }
   }
   struct binding binding = {.cpus = cpus, .count = count, .threads = model->context.threads};
-  thread_pool_run(model->pool, (size_t)binding.threads, bind_thread, &binding);
+  thread_pool_run_on_each(model->pool, bind_thread, &binding);
   if (binding.refused) {
     set_error(model, "core %d is not there, is offline, or is closed to this process", binding.refused - 1);
     return SPARROW_ERROR_ARGUMENT;

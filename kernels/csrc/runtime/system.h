@@ -5,7 +5,13 @@
 
 #ifdef __aarch64__
 
-enum { SYSTEM_FUTEX = 98, SYSTEM_SETAFFINITY = 122, SYSTEM_GETAFFINITY = 123, SYSTEM_YIELD = 124 };
+enum {
+  SYSTEM_FUTEX = 98,
+  SYSTEM_SETAFFINITY = 122,
+  SYSTEM_GETAFFINITY = 123,
+  SYSTEM_YIELD = 124,
+  SYSTEM_GETCPU = 168,
+};
 
 // An unallocated hint, no operation on every core: a counting emulator takes it for a border.
 #define SPARROW_MARK(number) __asm__ volatile("hint #" #number::: "memory")
@@ -31,6 +37,7 @@ enum {
   SYSTEM_SETAFFINITY = SYS_sched_setaffinity,
   SYSTEM_GETAFFINITY = SYS_sched_getaffinity,
   SYSTEM_YIELD = SYS_sched_yield,
+  SYSTEM_GETCPU = SYS_getcpu,
 };
 
 #define SPARROW_MARK(number) ((void)0)

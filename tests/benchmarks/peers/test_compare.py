@@ -1,6 +1,5 @@
 """The table of peers: its rows, the reasons in it, and what a run of a peer gives."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparrow.benchmarks.peers import compare
 from sparrow.benchmarks.peers.compare import IN_ORDER, OUT_OF_ORDER, PeersResult, compare_peers
-from sparrow.benchmarks.peers.peer import Peer
 from sparrow.benchmarks.predict.work import Work
 from sparrow.benchmarks.results import write_result
 from sparrow.benchmarks.runners.arm_userland import Userland, arm_userland
@@ -22,22 +20,9 @@ from sparrow.benchmarks.runners.qemu import InstructionCounts, RunResult, find_q
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import cache_dir
 
+from .fake_peer import FakePeer
+
 SHAPE = (1, 3, 4, 4)
-
-
-@dataclasses.dataclass(frozen=True)
-class FakePeer(Peer):
-    """A peer whose file is elsewhere, and which computes with NumPy alone."""
-
-    path: Path = Path()
-
-    @property
-    def version(self) -> str:
-        return "1.0"
-
-    @property
-    def file(self) -> Path:
-        return self.path
 
 
 @pytest.fixture
@@ -178,7 +163,7 @@ def test_a_quantized_network_is_taken_as_given(model: Path, fake: Fake, monkeypa
     onnx.save(network, model)
     seen = []
 
-    def convert(peer: Peer, path: Path, precision: str, *rest: object, **options: object) -> Path:
+    def convert(peer: FakePeer, path: Path, precision: str, *rest: object, **options: object) -> Path:
         seen.append(precision)
         raise SparrowError("not today")
 

@@ -1,32 +1,18 @@
 """Peers: their list, conversion in a process of its own, and what a failure leaves."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sparrow.benchmarks.peers import PEERS
-from sparrow.benchmarks.peers.peer import Peer, convert
+from sparrow.benchmarks.peers.peer import convert
 from sparrow.benchmarks.runners.arm_userland import WHEELS
 from sparrow.kernels.errors import SparrowError
 
+from .fake_peer import FakePeer
+
 CALIBRATION = np.zeros((2, 1, 3, 4, 4), np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class FakePeer(Peer):
-    """A peer whose file is elsewhere."""
-
-    path: Path = Path()
-
-    @property
-    def version(self) -> str:
-        return "1.0"
-
-    @property
-    def file(self) -> Path:
-        return self.path
 
 
 @pytest.fixture

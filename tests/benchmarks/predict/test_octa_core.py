@@ -70,6 +70,30 @@ def test_one_task_too_many_makes_all_wait() -> None:
     assert predict(last, affinity="0,4", threads=2).milliseconds == pytest.approx(1.0)
 
 
+def test_a_slow_core_leaves_the_last_tasks_to_faster_ones() -> None:
+    clusters = (replace(SOC.clusters[0], ghz=1.0), replace(SOC.clusters[1], ghz=5.0))
+    soc = replace(SOC, clusters=clusters)
+    # All four would be done by the fast core in the time that the slow one needs for one.
+    few = SectionWork(4, (MILLION.scaled(4),))
+    assert predict(few, affinity="0,4", threads=2, soc=soc).milliseconds == pytest.approx(0.8)
+    many = SectionWork(12, (MILLION.scaled(12),))
+    assert predict(many, affinity="0,4", threads=2, soc=soc).milliseconds == pytest.approx(2.0)
+
+
+def test_tasks_of_unequal_work_and_lists_one_after_the_other() -> None:
+    whole = MILLION.scaled(4)
+    uneven = SectionWork(3, (whole,), lists=((0.5, 0.25, 0.25),))
+    assert predict(uneven, affinity="little", threads=2).milliseconds == pytest.approx(2.0)
+    last = SectionWork(3, (whole,), lists=((0.25, 0.25, 0.5),))
+    assert predict(last, affinity="little", threads=2).milliseconds == pytest.approx(3.0)
+    figures = replace(FIGURES, fork_join_microseconds=50)
+    calibration = replace(CALIBRATION, cores={"cortex-a55": CoreCalibration(figures, (), "")})
+    two = SectionWork(4, (whole,), lists=((0.25, 0.25), (0.25, 0.25)))
+    prediction = predict(two, affinity="little", threads=2, calibration=calibration)
+    assert prediction.milliseconds == pytest.approx(2.1)
+    assert prediction.fork_join_milliseconds == pytest.approx(0.1)
+
+
 def test_threads_wait_for_one_another_after_each_section() -> None:
     left, right = divided(MILLION, Work()), divided(Work(), MILLION)
     assert predict(left, right, affinity="little", threads=2).milliseconds == pytest.approx(2.0)

@@ -24,7 +24,7 @@ HOSTILE = "<script>alert('x')</script>\"&"
 LATENCY, PREDICTED_TIME = "Latency by number of threads", "Predicted time by layer"
 INSTRUCTIONS, ACCURACY, ROOFLINE = "Instructions by layer", "Accuracy against latency", "Roofline"
 MEASURED_TIME, COMPARISON = "Measured time by layer", "Predictions against measurements"
-RUNTIMES = "Other runtimes"
+SIZE, RUNTIMES = "Accuracy against size", "Other runtimes"
 
 
 def write(folder: Path, **results: Any) -> list[Path]:
@@ -61,7 +61,8 @@ def everything() -> dict[str, Any]:
 
 def test_charts_appear_where_there_are_data(tmp_path: Path) -> None:
     assert titles(render(tmp_path / "a", **everything())) == [
-        "Overview", LATENCY, PREDICTED_TIME, MEASURED_TIME, INSTRUCTIONS, ACCURACY, ROOFLINE, COMPARISON,
+        "Overview", LATENCY, PREDICTED_TIME, MEASURED_TIME, INSTRUCTIONS, ACCURACY, SIZE, ROOFLINE,
+        COMPARISON,
         RUNTIMES,
     ]  # fmt: skip
     assert titles(render(tmp_path / "b", counts=samples.benchmark())) == ["Overview", INSTRUCTIONS]
@@ -104,6 +105,17 @@ def test_networks_of_one_name_are_told_apart_by_file_and_folder(tmp_path: Path) 
     page = render_results(read_documents([*first, *second]))
     assert "resnet-dense (first), big cores, predicted, 1 thread: 90.00 %" in page
     assert "resnet-dense (second), big cores, predicted, 1 thread: 80.00 %" in page
+
+
+def test_accuracy_against_size_tells_recipes_apart_by_their_folders(tmp_path: Path) -> None:
+    names = {"int8": (0.92, 1.0), "4bit": (0.91, 0.5)}
+    paths = [path for name, (top1, scale) in names.items()
+             for path in write(tmp_path / name, verification=samples.verification(top1=top1),
+                               counts=replace(samples.benchmark(), weights_bytes=round(200_000 * scale)))]  # fmt: skip
+    page = render_results(read_documents(paths))
+    assert SIZE in titles(page)
+    assert "resnet-dense (int8): 92.00 %, 200.0 kB" in page and "resnet-dense (4bit): 91.00 %, 100.0 kB" in page
+    assert SIZE not in titles(render_results(read_documents(paths[:2])))
 
 
 def test_roofline_has_the_layers_under_their_limits(tmp_path: Path) -> None:

@@ -149,6 +149,30 @@ int main(void) {
 """
 
 
+# A list of two tasks, and one of a single task; the second region's are not told again.
+LISTS = r"""
+int main(void) {
+  __asm__ volatile("hint #124\n hint #123" ::: "memory");
+  for (int region = 0; region < 2; region++)
+    __asm__ volatile("hint #120\n hint #122\n hint #124\n hint #123\n" LOOP(1000) "hint #123\n" LOOP(3000)
+                     "hint #124\n hint #123\n" LOOP(2000) "hint #122\n nop\n hint #121" ::: "x0", "cc");
+  return 0;
+}
+""".replace("int main", LOOP.split("\n")[2] + "\nint main")
+
+
+@pytest.mark.qemu
+def test_lists_of_tasks_say_what_each_task_took(build: Build) -> None:
+    if not qemu.find_qemu().plugins:
+        pytest.skip("needs a QEMU with plugins")
+    counts = qemu.run(build("lists", LISTS), cpu="cortex-a53", count=True).counts
+    assert counts is not None
+    assert [section.tasks for section in counts.sections] == [0, 6, 0]
+    before, (both, single), after = (section.lists for section in counts.sections)
+    assert (before, after) == ((), ())
+    assert (both, single) == (pytest.approx((2001, 6001), abs=10), pytest.approx((4001,), abs=10))
+
+
 @pytest.mark.qemu
 @pytest.mark.usefixtures("counting")
 def test_work_of_a_thread_belongs_to_the_section_of_the_main_thread(build: Build) -> None:

@@ -101,6 +101,8 @@ def test_an_unknown_core_lists_the_nearest(bench: Any) -> None:
         (["--exec", "prog", "--predict", "cortex-a53"], "--predict belongs to --runner qemu, got --exec"),
         (["net", "--host", "pi@board"], "--host belongs to --runner ssh, got --runner qemu"),
         (["net", "--runner", "ssh"], "--runner ssh needs --host"),
+        (["net", "--runner", "adb", "--device", "all", "--cpu", "cortex-a53"],
+         "--cpu belongs to --runner qemu or --peers or --kernels or --exec, got --runner adb"),
         (["net", "--runner", "adb", "--predict", "cortex-a53"], "--predict belongs to --runner qemu"),
         (["net.onnx", "--peers", "ncnn", "--threads", "4"], "--threads belongs to --runner qemu"),
         (["net", "--cpu", "cortex-a53,cortex-a76"], "got 2 CPUs, expected one"),

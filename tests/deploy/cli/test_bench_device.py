@@ -45,7 +45,9 @@ class PretendDevice:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def invoke(found: list[Measurement | SparrowError], *arguments: str) -> tuple[Result, dict[str, Any]]:
+    def invoke(
+        found: list[Measurement | SparrowError], *arguments: str, **settings: Any
+    ) -> tuple[Result, dict[str, Any]]:
         seen: dict[str, Any] = {}
 
         def fake(bundle: Path, devices: Any, **options: Any) -> tuple[Measurement | SparrowError, ...]:
@@ -55,7 +57,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(measure, "measure_all", fake)
         monkeypatch.setattr(adb, "open_adb", lambda serial=None: PretendDevice())
         monkeypatch.setattr(adb, "open_all_adb", lambda: (PretendDevice(), PretendDevice()))
-        return CliRunner().invoke(command, ["net", "--runner", "adb", *arguments]), seen
+        return CliRunner().invoke(command, ["net", "--runner", "adb", *arguments], **settings), seen
 
     return invoke
 
@@ -73,6 +75,11 @@ def test_times_come_with_their_verdict(bench: Any) -> None:
 def test_runs_asked_for_are_passed_on(bench: Any) -> None:
     assert bench([VALID], "--repeat", "50", "--warmup", "2", "--affinity", "0,1")[1].items() >= {
         "repeat": 50, "warmup": 2, "affinity": "0,1"}.items()  # fmt: skip
+
+
+def test_runs_that_the_project_file_asks_for_are_passed_on_too(bench: Any) -> None:
+    _, seen = bench([VALID], "--warmup", "2", default_map={"repeat": 50, "warmup": 7})
+    assert (seen["repeat"], seen["warmup"]) == (50, 2)
 
 
 def test_invalid_measurement_is_printed_and_exits_with_3(bench: Any) -> None:

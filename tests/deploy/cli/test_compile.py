@@ -14,7 +14,7 @@ from ..networks import NetworkBuilder
 @pytest.mark.parametrize(
     "arguments",
     [["--quantize", "int8"], ["--calibrate", "photos"], ["--quantize", "int4"], ["--pixel-mean", "1,2"],
-     ["--input-shape", "x=1,two"]],
+     ["--input-shape", "x=1,two"], ["--pixel-mean", "1"], ["--samples", "7"]],
 )  # fmt: skip
 def test_options_that_do_not_fit_are_usage_errors(arguments):
     result = CliRunner().invoke(command, ["network.onnx", "--target", "armv8-a", "-o", "out", *arguments])

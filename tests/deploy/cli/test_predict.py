@@ -1,6 +1,7 @@
 """``sparrow predict`` labels what it prints, shows the error beside it, and refuses before anything runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sparrow.benchmarks import predicting
+from sparrow.benchmarks.peers import placed
+from sparrow.benchmarks.peers.placed import PlacedRuntime
 from sparrow.benchmarks.predict.octa_core import OperatorTime, SocPrediction
 from sparrow.benchmarks.predict.soc import load_soc
 from sparrow.benchmarks.predicting import PredictionResult
@@ -76,6 +79,24 @@ def test_impossible_wishes_are_refused_before_anything_runs(
     monkeypatch.setattr(predicting, "predict_bundle", lambda *_, **__: pytest.fail("something ran"))
     error = predict(*arguments).exception
     assert message in f"{error} {getattr(error, 'expected', '')}"
+
+
+def test_other_runtimes_are_printed_beside_with_their_ratio(predict: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(runtime: str, model: Path, soc: str, *, threads: list[int], affinity: str, **_: Any) -> PlacedRuntime:
+        own = fake_prediction(model, soc, affinity=affinity, threads=threads if runtime == "ncnn" else [1]).predictions
+        slower = tuple(replace(guess, milliseconds=8 * guess.milliseconds) for guess in own)
+        return PlacedRuntime(runtime, "1.0", model.name, slower)
+
+    monkeypatch.setattr(placed, "predict_runtime", other)
+    wish = ["--soc", "kirin-970", "--threads", "1,4", "--beside", "ncnn:net.onnx", "--beside", "tvm:net.onnx"]
+    output = predict(*wish).output
+    assert "beside it ncnn 1.0, net.onnx in float32: predicted, not measured" in output
+    assert "8.000 ms predicted  (8.0 x the bundle's on 4)" in output
+    assert "32.000 ms predicted  (8.0 x the bundle's on 1, 32.0 x the bundle's on 4)" in output
+    (document,) = json.loads(predict(*wish, "--json").stdout)
+    assert [entry["runtime"] for entry in document["beside"]] == ["ncnn", "tvm"]
+    for wrong in ("ncnn", "ncnn:", "mnn:net.onnx"):
+        assert predict("--soc", "kirin-970", "--beside", wrong).exit_code == 2
 
 
 def test_no_soc_is_a_usage_error(predict: Any) -> None:

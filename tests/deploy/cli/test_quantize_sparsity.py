@@ -45,18 +45,28 @@ def test_options_reach_the_configuration(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen["removed_channels"] == 0.25
 
 
-def test_criterion_follows_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert quantize(monkeypatch, "--sparsity", "0.5")[3]["config"].sparsity.criterion == "zero-component"
-    options = ("--sparsity", "0.5", "--method", "int8")
-    assert quantize(monkeypatch, *options)[3]["config"].sparsity.criterion == "magnitude"
+def test_a_penalty_needs_the_zero_component(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quantize(monkeypatch, "--sparsity", "0.5")[3]["config"].sparsity.criterion == "magnitude"
+    options = ("--sparsity", "0.5", "--sparsity-penalty", "0.1")
+    assert quantize(monkeypatch, *options)[3]["config"].sparsity.criterion == "zero-component"
+
+
+def test_pruning_in_float_has_epochs_and_a_rate_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--sparsity", "0.5", "--prune-epochs", "3", "--prune-learning-rate", "0.02", "--epochs", "0")
+    pruning = quantize(monkeypatch, *options)[3]["pruning"]
+    assert (pruning.epochs, pruning.learning_rate) == (3, 0.02)
+    assert quantize(monkeypatch, "--sparsity", "0.5")[3]["pruning"] is None
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--sparsity", "0.5", "--pattern", "4x5"], "'4x5' is not one of"),
-        (["--sparsity-penalty", "1"], "belong to --sparsity"),
-        (["--layer-sparsity", "conv2", "0.5"], "belong to --sparsity"),
+        (["--sparsity-penalty", "1"], "--sparsity-penalty belongs to --sparsity"),
+        (["--layer-sparsity", "conv2", "0.5"], "--layer-sparsity belongs to --sparsity"),
+        (["--prune-epochs", "2"], "--prune-epochs belongs to --sparsity"),
+        (["--pattern", "4x8"], "--pattern belongs to --sparsity"),
+        (["--temperature", "2"], "--temperature belongs to --teacher"),
         (["--sparsity", "many"], "'many' is not a valid float"),
     ],
 )

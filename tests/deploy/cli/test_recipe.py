@@ -10,9 +10,11 @@ import yaml
 from click.testing import CliRunner
 
 from sparrow.benchmarks.results import read_result
+from sparrow.deploy.cli import recipe_job
 from sparrow.deploy.cli.recipe import command
 from sparrow.deploy.cli.recipe_job import RecipeFiles, run_recipe
 from sparrow.kernels.errors import SparrowError
+from sparrow.models import build_model
 from sparrow.quantize.recipe_file import read_recipe, recipe_names
 
 torch.set_num_threads(1)
@@ -92,13 +94,25 @@ def test_another_recipe_does_not_go_on_there(job, own):
         run_recipe(read_recipe(str(own)), job[1])
 
 
+def test_a_network_is_made_smaller_first(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe_job, "_deploy", lambda *_: None)
+    torch.save({"state_dict": build_model("digits").state_dict()}, tmp_path / "float.pt")
+    own.write_text("description: smaller\nmodel: digits\ndata: digits\nquantization: {method: int8}\n"
+                   "removed_channels: 0.5\nlow_rank: {layers: [conv3], budget: 0.5}\n")  # fmt: skip
+    files = run_recipe(read_recipe(str(own)), tmp_path / "out", checkpoint=tmp_path / "float.pt")
+    training = json.loads(files.training.read_text())
+    assert [layer["name"] for layer in training["factorized"]] == ["conv3"]
+    shapes = {layer["name"]: layer["shape"] for layer in training["layers"]}
+    assert "conv3.0" in shapes and shapes["conv2"][1] == build_model("digits").conv2.in_channels // 2
+
+
 def test_what_is_missing_is_named(own, tmp_path):
     with pytest.raises(SparrowError, match="no trained weights of resnet20") as caught:
-        run_recipe(read_recipe("resnet20-dgms4"), tmp_path / "out")
+        run_recipe(read_recipe("resnet20-dgms4-block50"), tmp_path / "out")
     assert "--checkpoint" in caught.value.next_step
     torch.save({}, tmp_path / "some.pt")
     with pytest.raises(SparrowError, match="weights of the teacher, resnet56") as caught:
-        run_recipe(read_recipe("resnet20-dgms4"), tmp_path / "out", checkpoint=tmp_path / "some.pt")
+        run_recipe(read_recipe("resnet20-dgms4-block50"), tmp_path / "out", checkpoint=tmp_path / "some.pt")
     assert "--teacher-checkpoint" in caught.value.next_step
     with pytest.raises(SparrowError, match="the recipe has no teacher"):
         run_recipe(read_recipe(str(own)), tmp_path / "out", teacher_checkpoint=tmp_path / "some.pt")

@@ -70,6 +70,23 @@ def test_images_arrays_and_raw_numbers_give_the_same(doubling, image, tmp_path):
         assert outputs["y"].tolist() == [[(2 * pixels).tolist()]] * 3
 
 
+def test_the_network_says_how_bytes_become_numbers_and_what_its_classes_are(doubling, image, tmp_path):
+    bundle = shutil.copytree(doubling, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["metadata"] = {"sparrow.pixel_mean": "[0]", "sparrow.pixel_deviation": "[0.5]",
+                            "sparrow.class_names": json.dumps(["a", "b", "c", "d\x1b", "e", "f"])}  # fmt: skip
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    found = json.loads(run(bundle, "--input", image, "--json").stdout)["results"][0]["top"]
+    assert [(score["label"], score["score"]) for score in found[:2]] == [("d\x1b", 24.0), ("b", 20.0)]
+    said = run(bundle, "--input", image, *PLAIN, "--top", 1)  # what is typed comes first
+    assert said.stdout.splitlines()[1].split()[2:] == ["d?,", "class", "3", "(score", "12.0000)"]
+    for unfit in ('["a", "b"]', "no JSON", "7"):
+        manifest["metadata"]["sparrow.class_names"] = unfit
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        top = json.loads(run(bundle, "--input", image, "--json").stdout)["results"][0]["top"]
+        assert [score["label"] for score in top] == [""] * 5
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_file_names_that_a_shell_would_take_apart(doubling, image, name):
     result = run(doubling, "--input", image.rename(image.with_name(name)), *PLAIN)

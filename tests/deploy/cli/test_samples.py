@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparrow.deploy.cli.samples import Preprocessing, read_image, read_samples
+from sparrow.deploy.cli.samples import Preprocessing, PreprocessingOptions, read_image, read_samples
 from sparrow.deploy.frontend.network import TensorInfo
 from sparrow.kernels.errors import SparrowError
 
@@ -34,6 +34,24 @@ def test_images_are_fitted_normalized_and_spread_over_the_folder(photos):
 def test_channel_order_is_that_of_the_network(photos):
     sample = read_samples(photos, IMAGE, Preprocessing((1, 2, 3), (1, 1, 1), "bgr"), 1)[0]["image"][0]
     assert [float(channel[0, 0]) for channel in sample] == [200 - 1, 100 - 2, 0 - 3]
+
+
+def test_what_a_user_does_not_say_the_network_says():
+    said = {"sparrow.pixel_mean": "[77.8515]", "sparrow.pixel_deviation": "[95.88]"}
+    assert PreprocessingOptions().complete({}) == Preprocessing()
+    assert PreprocessingOptions().complete(said) == Preprocessing((77.8515,), (95.88,))
+    typed = PreprocessingOptions(deviation=(1.0,), order="bgr")
+    assert typed.complete(said) == Preprocessing((77.8515,), (1.0,), "bgr")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "[]", "[1, 2]", '["one"]', "[NaN]", "[1e999]", "{}", "[" * 100_000, f"[{10**400}]", "[0]"]
+)
+def test_what_a_network_says_is_not_trusted(text):
+    with pytest.raises(SparrowError, match=r"says sparrow\.pixel_deviation .*") as caught:
+        PreprocessingOptions().complete({"sparrow.pixel_deviation": text})
+    assert caught.value.next_step == "give --pixel-deviation"
+    assert PreprocessingOptions(deviation=(2.0,)).complete({"sparrow.pixel_deviation": text}).deviation == (2.0,)
 
 
 def test_an_image_keeps_its_middle(tmp_path):

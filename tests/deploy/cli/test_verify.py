@@ -66,10 +66,11 @@ def test_two_sources_are_a_usage_error(doubling, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
+    (["--pixel-mean", "0"], "--pixel-mean belongs to --input"),
     (["--affinity", "big"], "--affinity belongs to --runner qemu-system, got --runner qemu"),
     (["--runner", "qemu-system", "--jobs", "2"], "--jobs belongs to --runner qemu, got --runner qemu-system"),
 ])  # fmt: skip
-def test_options_of_the_other_runner_are_refused(doubling, arguments, message):
+def test_options_that_would_be_ignored_are_refused(doubling, arguments, message):
     result = verify(doubling, *arguments)
     assert result.exit_code == 2
     assert message in result.output

@@ -42,6 +42,7 @@ def test_a_product_is_one_of_rows(model):
         {"strides": [2, 2]},
         {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]},
         {"strides": [3, 3], "pads": [0, 1, 2, 1]},
+        {"strides": [2, 3], "pads": [1, 0, 0, 1]},
         {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
         {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
         {"strides": [2, 2], "output_shape": [12, 14]},

@@ -11,7 +11,7 @@ from sparrow.deploy.passes.partition_convolutions import Partition, find_codeboo
 from sparrow.deploy.passes.recover_clip import recover_clip
 from sparrow.deploy.passes.relax_rewriter import main_bindings, operator_name
 from sparrow.deploy.passes.sink_dequantize import sink_dequantize
-from sparrow.kernels.formats import WeightFormat
+from sparrow.kernels.formats import BlockPattern, WeightFormat
 
 from ..networks import NetworkBuilder, residual_network
 
@@ -50,6 +50,15 @@ def test_a_quantized_residual_network_becomes_six_integer_operators(partition):
     assert [layer.has_residual for layer in result.layers] == [False, False, True, False, True, False]
     assert result.layers[2].residual_grid == result.layers[0].output_grid
     assert result.layers[-1].output_grid is None
+
+
+@pytest.mark.parametrize(("outputs", "pattern"), [(64, BlockPattern.ROWS), (4, BlockPattern.DENSE)])
+def test_an_image_of_three_channels_is_convolved_by_rows_where_that_pays(partition, outputs, pattern):
+    net = NetworkBuilder()
+    y = net.convolution(net.grid("input"), net.int8_weight("w", (outputs, 3, 7, 7)), "c", kernel=7, stride=2)
+    (layer,) = partition(net.model(y, (1, 3, 32, 32), (1, outputs, 16, 16))).layers
+    assert layer.weights.pattern is pattern
+    assert ("made of rows of the window" in layer.reason) == (pattern is BlockPattern.ROWS)
 
 
 def test_constants_of_a_fused_layer_are_what_the_algebra_says(partition):

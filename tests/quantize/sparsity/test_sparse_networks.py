@@ -53,7 +53,8 @@ def zero_blocks(weight: np.ndarray) -> float:
 
 
 def test_block_dgms_by_sensitivity_keeps_accuracy_and_its_zeros(data: ImageData, trained: Path, tmp_path: Path) -> None:
-    sparsity = SparsityConfig(sparsity=0.5, distribution="sensitivity", interval=4, penalty=0.01)
+    sparsity = SparsityConfig(sparsity=0.5, criterion="zero-component", distribution="sensitivity", interval=4,
+                              penalty=0.01)  # fmt: skip
     report = quantize_network("digits", data, trained, DgmsConfig(bits=4, sparsity=sparsity), TUNE, tmp_path / "x.pt",
                               calibration_images=128)  # fmt: skip
     assert report.start_accuracy is not None and report.test_accuracy > report.start_accuracy - 6

@@ -28,7 +28,7 @@ from sparrow.quantize.sparsity import PATTERNS, SCHEDULES, SparsityConfig, zero_
 from sparrow.quantize.sparsity.patterns import expand_blocks, pool_blocks
 from sparrow.quantize.train import TrainConfig, resume_path, train
 
-HALF = SparsityConfig(sparsity=0.5, schedule="one-shot")
+HALF = SparsityConfig(sparsity=0.5, criterion="zero-component", schedule="one-shot")
 
 
 def pruned_digits(config: DgmsConfig | Int8Config) -> nn.Module:
@@ -174,7 +174,7 @@ def test_masks_survive_checkpoint_and_export(config: DgmsConfig | Int8Config, tm
 
 
 @pytest.mark.parametrize("config", [
-    DgmsConfig(sparsity=SparsityConfig(sparsity=0.5, interval=3, penalty=0.1)),
+    DgmsConfig(sparsity=SparsityConfig(sparsity=0.5, criterion="zero-component", interval=3, penalty=0.1)),
     Int8Config(sparsity=SparsityConfig(sparsity=0.5, interval=3, criterion="movement")),
     Int8Config(sparsity=SparsityConfig(sparsity=0.5, interval=3, criterion="magnitude", schedule="rigl")),
     Int8Config(sparsity=SparsityConfig(sparsity=0.5, interval=5, criterion="magnitude", schedule="iterative")),
