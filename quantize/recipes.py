@@ -184,11 +184,12 @@ def quantize_network(
         return distillation_loss(taught[0], taught[1], student=student, image_shape=data.image_shape)
 
     taught = None
-    if teacher is not None:
+    if teacher is not None and (pruning is not None or train_config is not None):
         taught = load_float_network(teacher[0], data, teacher[1], seed), distill_config or DistillConfig()
         teaching["teacher"] = describe_teacher(*taught)
     masks: dict[str, torch.Tensor] = {}
     pruning_history: tuple[EpochRecord, ...] = ()
+    resumed = False
     if pruning is not None:
         if quantize_config.sparsity is None:
             raise SparrowError("pruning in float without a sparsity", expected="a sparsity in the quantization",
@@ -200,7 +201,7 @@ def quantize_network(
                                      job=teaching | {"quantization": quantize_config.to_json()},
                                      log_dir=log_dir / "pruning" if log_dir else None, restart=restart)  # fmt: skip
         release_student(model)
-        pruning_history = pruned.history
+        pruning_history, resumed = pruned.history, pruned.resumed
     quantized = quantize_(model.eval(), quantize_config)
     for name, (_, sharing) in quantized_layers(quantized).items():
         if name in masks:
@@ -215,7 +216,6 @@ def quantize_network(
     calibrated = evaluate(quantized, data)
     log.info("quantized, not fine-tuned: %.2f %%", calibrated)
     history: tuple[EpochRecord, ...] = ()
-    resumed = False
     if train_config is not None:
         job = teaching | {"quantization": quantize_config.to_json()}
         if pruning is not None:
@@ -230,7 +230,7 @@ def quantize_network(
         groups = weight_parameter_groups(quantized, train_config.learning_rate)  # those of the distillation too
         result = train(quantized, data, train_config, checkpoint_path=output, parameters=groups, restart=restart,
                        job=job, log_dir=log_dir, loss_function=loss_function, **options)  # fmt: skip
-        history, resumed = result.history, result.resumed
+        history, resumed = result.history, resumed or result.resumed
         release_student(quantized)
     accuracy = history[-1].test_accuracy if history else calibrated
     layers = tuple(layer_report(quantized))

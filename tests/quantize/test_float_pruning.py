@@ -77,7 +77,7 @@ def test_an_interrupted_pruning_gives_the_same_network(data, start, tmp_path, mo
         quantize_network("digits", data, start, CONFIG, None, broken, pruning=PRUNING, **teacher)
     assert resume_path(pruning_path(broken)).exists() and not broken.exists()
     report = quantize_network("digits", data, start, CONFIG, None, broken, pruning=PRUNING, **teacher)
-    assert len(report.pruning_history) == 2 and not resume_path(pruning_path(broken)).exists()
+    assert report.resumed and len(report.pruning_history) == 2 and not resume_path(pruning_path(broken)).exists()
     first, second = (load_checkpoint(path)["state_dict"] for path in (whole, broken))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
