@@ -13,7 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sparrow.deploy.bundle import load_bundle
+from sparrow.deploy.frontend.graph import attributes_of
 from sparrow.deploy.frontend_onnx import read_onnx, refusing_broken_models
+from sparrow.deploy.operators import Geometry
+from sparrow.deploy.rows_cost import relative_rows_cost
+from sparrow.kernels.formats import CHANNEL_PACK, BlockPattern, ConvWeights, WeightFormat, pack_weights
 from sparrow.kernels.size_report import LayerSize, SizeReport, float_size, packed_size
 
 BITS: dict[int, int] = {TensorProto.UINT2: 2, TensorProto.INT2: 2, TensorProto.UINT4: 4, TensorProto.INT4: 4}
@@ -60,7 +64,7 @@ class _Weight:
 
     def packed_size(self, name: str, node: onnx.NodeProto) -> LayerSize:
         """Bytes of the layer as the compiler packs it."""
-        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        attributes = attributes_of(node)
         columns = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB", 0))
         stored = self.stored.T if columns else self.stored  # output channels first
         if not self.is_integer:
@@ -69,10 +73,34 @@ class _Weight:
         # Bytes depend on which values are zero alone.
         if codebook is None or len(codebook) > _LARGEST_CODEBOOK:
             nonzero = (stored if codebook is None else codebook[stored]) != 0
-            return packed_size(nonzero.astype(np.int8), None, name=name, nominal_bits=8, groups=groups)
+            values = nonzero.astype(np.int8)
+            return _by_rows(packed_size(values, None, name=name, nominal_bits=8, groups=groups), values, None, node)
         bits = max(1, (len(codebook) - 1).bit_length())
-        table = (codebook != 0).astype(np.int8)
-        return packed_size(stored.astype(np.uint8), table, name=name, nominal_bits=bits, groups=groups)
+        indices, table = stored.astype(np.uint8), (codebook != 0).astype(np.int8)
+        size = packed_size(indices, table, name=name, nominal_bits=bits, groups=groups)
+        return _by_rows(size, indices, table, node)
+
+
+def _by_rows(
+    size: LayerSize, values: NDArray[Any], table: NDArray[np.int8] | None, node: onnx.NodeProto
+) -> LayerSize:  # fmt: skip
+    """Count a layer anew if the compiler makes its taps of rows of the window, as it does of first convolutions."""
+    attributes = attributes_of(node)
+    values = values.reshape(*values.shape[:2], *(1,) * (4 - values.ndim), *values.shape[2:])
+    outputs, channels, height, width = values.shape
+    if attributes.get("group", 1) > 1 or channels >= CHANNEL_PACK:
+        return size
+    kind = next(format for format in WeightFormat if format.bits == size.bits)
+    nothing = np.zeros(outputs, np.float32)
+    weights = ConvWeights(kind, values, table, nothing.astype(np.int32), nothing, nothing)
+    stride, dilation = ([1, *attributes.get(name, [1, 1])][-2:] for name in ("strides", "dilations"))
+    geometry = Geometry((1, channels, 1, 1), (1, outputs, 1, 1), (height, width), (stride[0], stride[1]),
+                        (dilation[0], dilation[1]))  # fmt: skip
+    if relative_rows_cost(weights, geometry) >= 1:
+        return size
+    counted = replace(size, values=values.size * kind.bits // 8, block_map=0, alignment=0)
+    packed = pack_weights(replace(weights, pattern=BlockPattern.ROWS))
+    return replace(counted, alignment=len(packed) - counted.total)
 
 
 def inspect_bundle(path: Path) -> dict[str, Any]:

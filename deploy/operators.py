@@ -50,6 +50,17 @@ class Geometry:
         one_pixel = self.input_shape[2:] == self.output_shape[2:] == (1, 1)
         return one_pixel and self.kernel == (1, 1) and self.pad == (0, 0)
 
+    @property
+    def suits_pairs(self) -> bool:
+        """Whether dense int8 layers of this shape go in pairs of channel packs on processors that multiply matrices.
+
+        The rule is that of ``spw_pairs_fit()`` in kernels/csrc/conv/pairs.h.
+        """
+        in_packs, out_packs = (-(-shape[1] // self.groups // CHANNEL_PACK)
+                               for shape in (self.input_shape, self.output_shape))  # fmt: skip
+        window = self.kernel[0] * self.kernel[1]
+        return in_packs > 1 and in_packs * window >= 12 and out_packs >= (8 if window == 1 else 4)
+
     def suits_winograd(self, element_bytes: int) -> bool:
         """Tell whether a float convolution takes less work by F(4x4, 3x3) than directly.
 
@@ -121,17 +132,19 @@ class ConvLayer:
             instruction_sets: What the processor has.
         """
         shape = self.geometry
+        dense = self.weights.pattern is BlockPattern.DENSE
         if shape.groups > 1 and shape.groups == shape.input_shape[1]:
             by_rows = shape.kernel in ((3, 3), (5, 5)) and shape.stride in ((1, 1), (2, 2)) and shape.dilation == (1, 1)
             family = "DWROWS" if by_rows and self.input_grid is not None else "DWCONV"
         else:
-            dense = self.weights.pattern is BlockPattern.DENSE
             family = "GEMV" if dense and shape.is_matrix_vector else "CONV"
         if self.input_grid is None:
             number = self.weights.format
             return f"{'WINOGRAD' if shape.suits_winograd(number.bits // 8) else family}_{number.name}"
         if self.winograd and "neon_dotprod" not in instruction_sets:
             family = "WINOGRAD"
+        if family == "CONV" and dense and shape.suits_pairs and "neon_i8mm" in instruction_sets:
+            family = "CONVPAIRS"
         return f"{family}_QA8" if self.output_grid else f"{family}_QA8_F32"
 
     def descriptor(self) -> dict[str, str]:

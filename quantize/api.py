@@ -73,40 +73,36 @@ def _layer_bits(config: CodebookConfig, layers: Mapping[str, nn.Module]) -> dict
     return bits
 
 
-def _share_by_mixture(config: DgmsConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
+def _share(
+    config: CodebookConfig,
+    layers: dict[str, nn.Module],
+    table: Callable[[Tensor, int], Sharing],
+    int8: Callable[[Tensor], Sharing] = lambda weight: UniformSharing(),
+) -> dict[str, Sharing]:
+    """Give each layer a table of its bits, or int8 values."""
     bits = _layer_bits(config, layers)
-    return {
-        name: UniformSharing()
-        if bits[name] == INT8_BITS
-        else MixtureSharing(
-            layer.get_parameter("weight"),
-            bits=bits[name],
-            temperature=config.temperature,
-            empirical_deviation=config.sigma_init == "empirical",
-            channel_scale=config.channel_scale,
-        )
-        for name, layer in layers.items()
-    }
+    weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    return {name: int8(weight) if bits[name] == INT8_BITS else table(weight, bits[name])
+            for name, weight in weights.items()}  # fmt: skip
+
+
+def _share_by_mixture(config: DgmsConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
+    def mixture(weight: Tensor, bits: int) -> Sharing:
+        return MixtureSharing(weight, bits=bits, temperature=config.temperature, channel_scale=config.channel_scale,
+                              empirical_deviation=config.sigma_init == "empirical")  # fmt: skip
+
+    return _share(config, layers, mixture)
 
 
 def _share_by_clusters(config: KMeansConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
-    bits = _layer_bits(config, layers)
-    return {
-        name: UniformSharing()
-        if bits[name] == INT8_BITS
-        else KMeansSharing(layer.get_parameter("weight"), bits=bits[name], channel_scale=config.channel_scale)
-        for name, layer in layers.items()
-    }
+    by_channel = config.channel_scale
+    return _share(config, layers, lambda weight, bits: KMeansSharing(weight, bits=bits, channel_scale=by_channel))
 
 
 def _share_by_steps(config: LsqConfig, layers: dict[str, nn.Module]) -> dict[str, Sharing]:
-    bits = _layer_bits(config, layers)
-    return {
-        name: LearnedStepInt8(layer.get_parameter("weight"), channel_scale=config.channel_scale)
-        if bits[name] == INT8_BITS
-        else LearnedStepCodebook(layer.get_parameter("weight"), bits=bits[name], channel_scale=config.channel_scale)
-        for name, layer in layers.items()
-    }
+    by_channel = config.channel_scale
+    return _share(config, layers, lambda weight, bits: LearnedStepCodebook(weight, bits=bits, channel_scale=by_channel),
+                  lambda weight: LearnedStepInt8(weight, channel_scale=by_channel))  # fmt: skip
 
 
 def _share_uniformly(config: Int8Config, layers: dict[str, nn.Module]) -> dict[str, Sharing]:

@@ -168,9 +168,10 @@ def _counted(samples: Sequence[Sample], tell: Callable[[int], None]) -> Iterator
 def _place_grids(model: onnx.ModelProto) -> None:
     """Keep those grids that let a layer run in integers with all that follows it inside, in place.
 
-    A layer's sum needs no grid of its own: its addition or activation is fused, and the grid is behind that. Where the
-    sums of two layers meet in an addition, the first gets one, so that the second can take it as an int8 residual. All
-    that reads a tensor with a grid reads it on the grid: nothing has to be kept in float as well.
+    A layer's sum needs no grid of its own where an addition or activation follows: that is fused, and the grid is
+    behind it. Where another layer reads the sum as it is, it needs one. Where the sums of two layers meet in an
+    addition, the first gets one, so that the second can take it as an int8 residual. All that reads a tensor with a
+    grid reads it on the grid: nothing has to be kept in float as well.
     """
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
@@ -182,12 +183,13 @@ def _place_grids(model: onnx.ModelProto) -> None:
         for node in graph.node
         if node.op_type == "DequantizeLinear" and producers.get(node.input[0], node).op_type == "QuantizeLinear"
     }
-    meeting = set()
+    needed = {node.input[0] for node in graph.node if node.op_type in _ANCHORS}
     for node in graph.node:
-        if node.op_type == "Add" and all(_is_sum(producers, pairs.get(name)) for name in node.input):
-            meeting.add(node.input[0])
+        sums = node.op_type == "Add" and all(_is_sum(producers, pairs.get(name)) for name in node.input)
+        if sums and needed.isdisjoint(node.input):
+            needed.add(node.input[0])
     for dequantized, source in pairs.items():
-        if not _is_sum(producers, source) or dequantized in meeting:
+        if not _is_sum(producers, source) or dequantized in needed:
             on_grid[source] = dequantized
         else:
             if dequantized in outputs:

@@ -110,8 +110,8 @@ class Recipe:
         values = _section(content, "recipe", [field.name for field in dataclasses.fields(cls)])
         if missing := [key for key in ("description", "model", "data", "quantization") if values.get(key) is None]:
             raise SparrowError(f"the recipe does not say its {missing[0]}", expected=f"a key {missing[0]!r}")
-        for key in ("description", "model", "data"):
-            if not isinstance(values[key], str):
+        for key in ("description", "model", "data", "target", "soc"):
+            if not isinstance(values.get(key, ""), str):
                 raise SparrowError(f"{key} is {values[key]!r}", expected="a text")
         if values["data"] not in DATASETS:
             raise SparrowError(f"unknown data set {values['data']!r}", expected=near_names(values["data"], DATASETS))
@@ -121,6 +121,9 @@ class Recipe:
         for key in ("float_training", "pruning", "training"):
             if values.get(key) is not None:
                 values[key] = TrainConfig.from_dict(_section(values[key], key), of=key)
+        if values.get("pruning") is not None and values["quantization"].sparsity is None:
+            raise SparrowError("pruning without a sparsity", expected="a section sparsity in quantization",
+                               next_step="add one, or leave the pruning out")  # fmt: skip
         if values.get("low_rank") is not None:
             values["low_rank"] = LowRankConfig.from_dict(_section(values["low_rank"], "low_rank"))
         removed = values.get("removed_channels")
@@ -128,6 +131,9 @@ class Recipe:
             raise SparrowError(f"removed_channels is {removed!r}", expected="a share above 0, below 1; or null")
         if values.get("teacher") is not None:
             values["teacher"] = _teacher(values["teacher"], folder)
+            if values.get("training") is None and values.get("pruning") is None:
+                raise SparrowError("a teacher, and neither training nor pruning", expected="a training to teach in",
+                                   next_step="add a section training, or leave the teacher out")  # fmt: skip
         values["checkpoint"] = _checkpoint(values.get("checkpoint"), folder)
         return cls(**values)
 

@@ -3,6 +3,7 @@
 This is the only file of ``quantize`` that knows the models by name.
 """
 
+import copy
 import json
 import logging
 from collections.abc import Mapping
@@ -194,6 +195,7 @@ def quantize_network(
         if quantize_config.sparsity is None:
             raise SparrowError("pruning in float without a sparsity", expected="a sparsity in the quantization",
                                next_step="say how much with --sparsity")  # fmt: skip
+        quantize_(copy.deepcopy(model), quantize_config)  # refuses what it would refuse after all of the pruning
         if taught is not None:
             taught[0].to(choose_device(pruning.device))
         masks, pruned = prune_float_(model, data, quantize_config.sparsity, pruning, calibration=images,

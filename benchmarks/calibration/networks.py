@@ -49,7 +49,7 @@ def read_networks(folder: Path) -> dict[str, Network]:
         SparrowError: The list cannot be read, or nothing that it lists is there.
     """
     listing = folder / "inputs.txt"
-    networks = {}
+    networks, line = {}, ""
     try:
         for line in listing.read_text(encoding="utf-8").splitlines():
             name, width, height, channels = line.split()

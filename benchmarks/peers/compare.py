@@ -8,6 +8,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -264,13 +265,15 @@ def one_input_network(model: Path, folder: Path) -> tuple[Path, bool]:
                            expected="an ONNX network", next_step="check the file") from error  # fmt: skip
     graph = network.graph
     quantized = any(node.op_type == "DequantizeLinear" for node in graph.node)
-    free = {dimensions[0].dim_param for value in graph.input if (dimensions := value.type.tensor_type.shape.dim)} - {""}
-    if not free:
+    first = [dimensions[0] for value in graph.input if (dimensions := value.type.tensor_type.shape.dim)]
+    unnamed = [dimension for dimension in first if not dimension.dim_param and not dimension.dim_value]
+    free = {dimension.dim_param for dimension in first} - {""}
+    if not free and not unnamed:
         return model, quantized
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param in free:
-                dimension.dim_value = 1
+    known = [dimension for value in (*graph.input, *graph.output, *graph.value_info)
+             for dimension in value.type.tensor_type.shape.dim if dimension.dim_param in free]  # fmt: skip
+    for dimension in (*unnamed, *known):
+        dimension.dim_value = 1
     path = folder / model.name
     onnx.save(network, path)
     return path, quantized
@@ -349,7 +352,8 @@ def _kept(name: str, facts: tuple[Any, ...], kind: type[_Kept], make: Callable[[
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     path = cache_dir() / "peers" / "counts" / f"{name}-{key}.json"
     if path.exists():
-        return cattrs.structure(json.loads(path.read_text(encoding="utf-8")), kind)
+        with suppress(ValueError, cattrs.BaseValidationError):  # damaged, or of another version: it is made again
+            return cattrs.structure(json.loads(path.read_text(encoding="utf-8")), kind)
     made = make()
     make_folder(path.parent)
     with atomic_file(path) as temporary:

@@ -143,9 +143,9 @@ def write_report(summary: DemoSummary, path: Path) -> None:
     Raises:
         SparrowError: The summary has no stages, or the file cannot be written.
     """
-    page = render_report(summary)
+    content = render_report(summary)
     with atomic_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")
 
 
 def render_report(summary: DemoSummary) -> str:

@@ -84,6 +84,10 @@ class AdbDevice(Device):
             raise SparrowError(f"device {self.name} is full: it could not {doing}",
                                next_step="free some space on it; what Sparrow put there: "
                                          f"adb -s {self.name} shell rm -r {self.folder}")  # fmt: skip
+        if "Read-only file system" in said:
+            raise SparrowError(f"the storage of device {self.name} is read-only: it could not {doing}",
+                               next_step="restart it: Android goes on read-only after an error on its storage; to see "
+                                         f"whether it is: adb -s {self.name} shell mount")  # fmt: skip
         # A phone that was unplugged stays listed, offline, for about a minute.
         states = {entry.serial: entry.state for entry in list_adb_devices()}
         if (state := states.get(self.name, "")) != "device":

@@ -33,6 +33,8 @@ _CAUSES = (
     ("timed out|No route to host|Network is unreachable|not responding", "the host does not answer",
      "check that it is up and on this network"),
     ("No space left on device", "the device is full", "free some space on it"),
+    ("Read-only file system", "the device's storage is read-only",
+     "mount it for writing; dmesg on the device tells if an error made it so"),
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ struct call {
   int window, stride;  // of a convolution; of a transform, in the place of the window: the stage
   int rows, columns;   // of the output; of a transform: tiles, columns of places
   int packs;           // of output channels
-  int pixel_bytes;     // of 4 input channels
+  int pixel_bytes;     // of 4 input channels, or of the 8 of a pair
 };
 
 static const struct {

@@ -54,13 +54,13 @@ class Call:
     """Operands of one call: the numbers of ``struct call`` in ``kernel_guest.c``, in its order.
 
     Attributes:
-        in_packs: Packs of 4 input channels; of an unpacker blocks of 16 weights.
+        in_packs: Packs of 4 input channels, or pairs of them; of an unpacker blocks of 16 weights.
         window: Height and width of the window; of a Winograd transform the stage.
         stride: Of the window.
         rows: Of the output; of a transform tiles.
         columns: Of the output; of a transform columns of the 6x6 places.
         packs: Packs of 4 output channels.
-        pixel_bytes: Bytes of 4 input channels.
+        pixel_bytes: Bytes of 4 input channels, or of the 8 of a pair.
     """
 
     in_packs: int
@@ -176,6 +176,11 @@ def typical_calls(kernel: MicroKernel) -> list[tuple[str, Call]]:
         shapes = {"64 inputs, 3x3, 14x28 pixels": (16, 3, 1, 14, 28),
                   "256 inputs, 1x1, 196 pixels": (64, 1, 1, 1, 196),
                   "512 inputs, 1x1, 49 pixels": (128, 1, 1, 1, 49)}  # fmt: skip
+    elif family == "CONVPAIRS":
+        shapes = {"64 inputs, 3x3, 14x28 pixels": (8, 3, 1, 1, 392),  # rows follow each other
+                  "256 inputs, 1x1, 196 pixels": (32, 1, 1, 1, 196),
+                  "512 inputs, 1x1, 49 pixels": (64, 1, 1, 1, 49)}  # fmt: skip
+        pixel_bytes *= 2
     elif family == "GEMV":
         shapes = {"512 inputs": (128,), "1280 inputs": (320,)}
     elif family in ("DWCONV", "DWROWS"):
@@ -199,8 +204,8 @@ def work_of(kernel: MicroKernel, call: Call) -> tuple[int, str]:
     """Work of one call and its unit, see ``KernelRow``."""
     family = kernel.role.split("_")[0]
     pixels, taps = call.rows * call.columns, call.in_packs * call.window**2
-    if family in ("CONV", "GEMV"):
-        return pixels * taps * 16 * call.packs, "MAC"
+    if family in ("CONV", "CONVPAIRS", "GEMV"):
+        return pixels * taps * (32 if family == "CONVPAIRS" else 16) * call.packs, "MAC"
     if family in ("DWCONV", "DWROWS"):
         return pixels * taps * 4, "MAC"
     if family == "WINOGRAD" and call.window == _MULTIPLY:

@@ -121,10 +121,10 @@ def print_kernels(result: KernelsResult) -> None:
     click.echo("one call of each micro-kernel; instructions counted under QEMU, cycles predicted, no measurements")
     for cpu, error in result.errors.items():
         rows = [row for row in result.rows if row.cpu == cpu]
-        click.echo(f"{cpu} ({error})\n{'':<50}{'a call':<32}{'a instr':>8}{'a cycle':>8}{'limit':>7}{'share':>7}")
+        click.echo(f"{cpu} ({error})\n{'':<52}{'a call':<32}{'a instr':>8}{'a cycle':>8}{'limit':>7}{'share':>7}")
         for row in rows:
             limit = "" if row.limit is None else f"{row.limit:7.2f}{row.per_cycle / row.limit:7.0%}  {row.limited_by}"
-            click.echo(f"{row.kernel:<50}{row.shape:<32}{row.per_instruction:8.2f}{row.per_cycle:8.2f}"
+            click.echo(f"{row.kernel:<52}{row.shape:<32}{row.per_instruction:8.2f}{row.per_cycle:8.2f}"
                        f"{limit or f'  {row.unit}s'}")  # fmt: skip
     click.echo("  multiply-accumulates for an instruction and a cycle; values where a kernel does none")
 

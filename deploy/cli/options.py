@@ -23,6 +23,8 @@ PRECISIONS = ("float32", "bfloat16")
 
 # Parameters that ``preprocessing_options`` adds, and those of ``training_options`` that are fields of a TrainConfig.
 PREPROCESSING = ("pixel_mean", "pixel_deviation", "channel_order")
+# Those that say something of a training alone; a seed chooses calibration images as well.
+OF_TRAINING = ("learning_rate", "batch_size", "weight_decay", "threads", "device", "precision", "log_dir")
 _TRAINING = ("epochs", "learning_rate", "batch_size", "weight_decay", "seed", "threads", "device", "precision")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
@@ -45,6 +47,21 @@ def typed_options(context: click.Context, names: Iterable[str]) -> list[str]:
     flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
     typed = click.core.ParameterSource.COMMANDLINE
     return [flags[name] for name in names if context.get_parameter_source(name) is typed]
+
+
+def refuse_untrained(context: click.Context, names: Iterable[str], options: str) -> None:
+    """Refuse parameters that say how to train, on a command line that trains nothing.
+
+    Args:
+        context: Of the command.
+        names: Parameters that would be ignored.
+        options: What would train, for the message.
+
+    Raises:
+        click.UsageError: One of them was typed.
+    """
+    if unused := typed_options(context, names):
+        raise click.UsageError(f"{unused[0]} would be ignored: nothing is trained without {options}")
 
 
 def data_options(*, required: bool) -> Decorator:

@@ -48,7 +48,7 @@ class Project:
             command: Command, named as its section is.
 
         Raises:
-            SparrowError: The section has a key that is no option of the command.
+            SparrowError: The section has a key that is no option of the command, or a value that is none of the option.
         """
         options = {
             max(parameter.opts, key=len).removeprefix("--"): parameter
@@ -61,19 +61,33 @@ class Project:
                 raise SparrowError(f"{self.path}: {command.name} has no option {key!r}",
                                    expected=near_names(str(key), options),
                                    next_step=f"sparrow {command.name} --help")  # fmt: skip
-            values[options[key].name or key] = self._value(options[key], value)
+            values[options[key].name or key] = self._value(command, options[key], value)
         return values
 
-    def _value(self, option: click.Option, value: Any) -> Any:
-        """A value as the command line would give it."""
+    def _value(self, command: click.Command, option: click.Option, value: Any) -> Any:
+        """A value as the command line would give it, after a trial of what the command will make of it."""
+        place = f"{self.path}: {max(option.opts, key=len).removeprefix('--')} of {command.name}"
         if isinstance(value, dict) or value is None:
-            raise SparrowError(f"{self.path}: {option.opts[-1]} is {value!r}", expected="a value or a list of values")
-        parts = value if isinstance(value, list) else [value]
-        if isinstance(option.type, click.Path):
-            parts = [str(self.path.parent / Path(str(part)).expanduser()) for part in parts]
-        if option.multiple:
-            return parts
-        return ",".join(map(str, parts)) if isinstance(value, list) else parts[0]
+            raise SparrowError(f"{place} is {value!r}", expected="a value or a list of values")
+        parts = list(value) if isinstance(value, list) else [value]
+        kinds = option.type.types if isinstance(option.type, click.Tuple) else [option.type] * len(parts)
+        if len(parts) != len(kinds):
+            raise SparrowError(f"{place} is {value!r}", expected=f"a list of {len(kinds)} values")
+        for index, kind in enumerate(kinds):
+            if isinstance(kind, click.Path):
+                parts[index] = str(self.path.parent / Path(str(parts[index])).expanduser())
+        given: Any = parts
+        if not option.multiple and option.nargs == 1:
+            given = ",".join(map(str, parts)) if isinstance(value, list) else parts[0]
+        context = click.Context(command)
+        try:
+            converted = option.type_cast_value(context, given)
+            if option.callback is not None:
+                option.callback(context, option, converted)
+        except click.BadParameter as error:
+            raise SparrowError(f"{place} is {value!r}: {error.message}",
+                               next_step=f"sparrow {command.name} --help") from error  # fmt: skip
+        return given
 
 
 def find_project(start: Path | None = None) -> Path | None:

@@ -6,11 +6,13 @@ import click
 
 from sparrow.deploy.cli.main import verbose_option
 from sparrow.deploy.cli.options import (
+    OF_TRAINING,
     Training,
     data_options,
     echo_json,
     json_option,
     model_option,
+    refuse_untrained,
     teacher_option,
     training_options,
     typed_options,
@@ -25,7 +27,7 @@ from sparrow.quantize.sparsity import CRITERIA, DISTRIBUTIONS, PATTERNS, SCHEDUL
 # Parameters that say nothing without another option.
 _OF_SPARSITY = ("pattern", "criterion", "distribution", "schedule", "shares", "penalty", "prune_epochs",
                 "prune_learning_rate")  # fmt: skip
-_OF_TEACHER = ("teacher_weight", "temperature", "teacher_features", "teacher_attention")
+_OF_TEACHER = ("teacher", "teacher_weight", "temperature", "teacher_features", "teacher_attention")
 
 
 @click.command("quantize")
@@ -163,6 +165,11 @@ def command(
     if teacher is None and (unused := typed_options(context, _OF_TEACHER)):
         raise click.UsageError(f"{unused[0]} belongs to --teacher")
     train_config = training.config()
+    if train_config is None:
+        refuse_untrained(context, ["learning_rate"], "--epochs")
+        if not prune_epochs:
+            refuse_untrained(context, [*_OF_TEACHER, *OF_TRAINING, "schedule", "penalty"],
+                             "--epochs or --prune-epochs")  # fmt: skip
     pruning = training.config(epochs=prune_epochs, learning_rate=prune_learning_rate)
     report = quantize_network(model, load_data(data, data_dir), checkpoint, quantize_config, train_config, output,
                               teacher=teacher, distill_config=distill_config, seed=training.seed,

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sparrow.benchmarks.predict.soc import load_soc
 from sparrow.deploy.bundle import is_bundle
 from sparrow.deploy.cli.job_folder import JobFiles, fingerprint, open_job
+from sparrow.deploy.target import find_target
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import atomic_file
 from sparrow.quantize.data import ImageData, load_data
@@ -97,6 +99,8 @@ def run_recipe(
         SparrowError: A checkpoint is missing, the folder holds another recipe's results, or a stage failed.
     """
     files = RecipeFiles(folder)
+    find_target(recipe.target)
+    load_soc(recipe.soc)
     recipe = _complete(recipe, checkpoint, teacher_checkpoint)
     data = load_data(recipe.data, data_dir)
     if is_main_process():

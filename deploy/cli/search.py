@@ -10,11 +10,13 @@ import click
 
 from sparrow.deploy.cli.main import verbose_option
 from sparrow.deploy.cli.options import (
+    OF_TRAINING,
     Training,
     data_options,
     echo_json,
     json_option,
     model_option,
+    refuse_untrained,
     teacher_option,
     training_options,
 )
@@ -36,7 +38,8 @@ SIZES = {"": 1, "b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024 * 
               help="Cores that the latency is predicted for: big, little, all or numbers such as 4,5.")
 @click.option("--soc-threads", type=click.IntRange(1, 64), default=1, show_default=True,
               help="Threads that the latency is predicted for.")
-@click.option("--bits", default=",".join(map(str, BITS)), show_default=True, help="Bits that a layer may get.")
+@click.option("--bits", default=",".join(map(str, BITS)), show_default=True,
+              help="Bits that a layer may get; 3 are not among them, being stored and run as 4.")
 @click.option("--sparsities", default=",".join(f"{100 * share:g}" for share in SPARSITIES), show_default=True,
               help="Percent of its 4x4 blocks that may be zero.")
 @click.option("--images", type=click.IntRange(1), default=256, show_default=True,
@@ -88,9 +91,11 @@ def command(
     kind, limit, soc = _parse_budget(budget)
     settings = tuple(Setting(number, share / 100) for number in _parse_choices(bits, "--bits", BITS)
                      for share in _parse_choices(sparsities, "--sparsities", range(100)))  # fmt: skip
+    train_config = training.config()
+    if train_config is None:
+        refuse_untrained(click.get_current_context(), ["teacher", *OF_TRAINING], "--epochs")
     if soc:
         check_can_predict()
-    train_config = training.config()
     started = time.monotonic()
     result = run_search(
         model, checkpoint, load_data(data, data_dir), Budget(budget, kind, limit, soc, affinity, soc_threads),

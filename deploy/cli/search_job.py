@@ -38,7 +38,6 @@ from sparrow.quantize.train import TrainConfig, evaluate, resume_path
 Tell = Callable[[str], None]
 
 VERIFIED_IMAGES = 256
-TABLE_BITS = 4  # a codebook of 3 bits is stored and run as one of 4
 
 
 @dataclass(frozen=True)
@@ -224,14 +223,13 @@ def _costs(
     on_stage: Tell,
 ) -> LayerCosts:
     """What each layer costs when all have one setting."""
-    stored = Setting(max(setting.bits, TABLE_BITS), setting.sparsity) if setting.bits == TABLE_BITS - 1 else setting
-    path = files.costs / f"{stored.bits}-bits-{100 * stored.sparsity:g}.json"
+    path = files.costs / f"{setting.bits}-bits-{100 * setting.sparsity:g}.json"
     if path.exists():
         return cattrs.structure(json.loads(path.read_text(encoding="utf-8")), LayerCosts)
-    on_stage(f"compiling and predicting all layers at {stored}")
+    on_stage(f"compiling and predicting all layers at {setting}")
     files.costs.mkdir(exist_ok=True)
     onnx, bundle = path.with_suffix(".onnx"), path.with_suffix("")
-    export_onnx(candidate(uniform_choice(names, stored)), data.image_shape, onnx, {})
+    export_onnx(candidate(uniform_choice(names, setting)), data.image_shape, onnx, {})
     compile_model(onnx, bundle, target=options.target, name="candidate")
     costs = layer_costs(bundle, budget.soc or None, affinity=budget.affinity, threads=budget.threads)
     if missing := [name for name in names if name not in costs.packed_bytes]:

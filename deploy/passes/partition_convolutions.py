@@ -180,6 +180,12 @@ class _Partition(MainRewriter):
         source = self._dequantized(call.args[0])
         return source[1] if source else None
 
+    def _why_float(self, call: tvm.ir.Call, *, integer: bool) -> str:
+        """Say why a layer computes in floating point, whose weights may be integers all the same."""
+        if operator_name(self.definition(call.args[0])) == "relax.dequantize":
+            return "float input: its grid is not one of int8 for the whole tensor"
+        return "float input, though the weights are int8: nothing puts it on a grid" if integer else "float input"
+
     def _weights(self, call: tvm.ir.Call) -> tuple[Array, Array | None] | None:
         """Constant weights of an anchor, OIHW or OI: (values, scale by output channel or None for float values)."""
         found = self._constant(call.args[1])
@@ -250,7 +256,8 @@ class _Partition(MainRewriter):
             if winograd := cost < 1:
                 reason += f"; without dotprod by Winograd's F(4x4, 3x3), predicted at {cost:.2f} of the direct cost"
         else:
-            weights, reason = _float_weights(values, weight_scale, geometry, group, self.half)
+            why = self._why_float(call, integer=weight_scale is not None)
+            weights, reason = _float_weights(values, weight_scale, geometry, group, self.half, why)
         index = len(self.layers)
         self.layers.append(
             ConvLayer(
@@ -392,8 +399,9 @@ def _codebook_format(codebook: Array | None) -> WeightFormat:
 
 
 def _float_weights(
-    values: Array, weight_scale: Array | None, geometry: Geometry, group: FusedGroup, half: bool
+    values: Array, weight_scale: Array | None, geometry: Geometry, group: FusedGroup, half: bool, reason: str
 ) -> tuple[ConvWeights, str]:
+    """Fold everything after them into float weights, in half precision if asked for; ``reason`` is why they are."""
     factor = group.factor if weight_scale is None else group.factor * weight_scale
     channels = values.shape[0]
     weights = ConvWeights(
@@ -405,9 +413,8 @@ def _float_weights(
         bias=group.offset.astype(np.float32),
         groups=geometry.groups,
     )
-    reason = "float input"
     if half and (obstacle := outside_half(weights)):
-        reason = f"float input; float32 for {obstacle}"
+        reason = f"{reason}; float32 for {obstacle}"
     elif half:
         weights = replace(weights, format=WeightFormat.F16, values=weights.values.astype(np.float16))
     if geometry.suits_winograd(weights.format.bits // 8):

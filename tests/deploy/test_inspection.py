@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from sparrow.deploy.cli.inspect import command
 from sparrow.deploy.inspection import inspect_onnx
+from sparrow.kernels.formats import BlockPattern, ConvWeights, WeightFormat, pack_weights
 from sparrow.quantize.api import calibrate, make_pruner, quantize_
 from sparrow.quantize.configs import DgmsConfig
 from sparrow.quantize.export_onnx import export_onnx
@@ -52,6 +54,27 @@ def test_columns_are_output_channels_of_a_matrix_product(tmp_path):
     # 6 output channels fill two packs of 4.
     assert (layer["weights"], layer["bits"], layer["values"], layer["constants"]) == (144, 8, 144, 6 * 12)
     assert layer["alignment"] >= 2 * 24
+
+
+@pytest.mark.parametrize("weight", ["int8_weight", "codebook_weight"])
+@pytest.mark.parametrize(
+    ("outputs", "kernel", "stride", "pattern"),
+    [(64, 7, 2, BlockPattern.ROWS), (32, 3, 2, BlockPattern.ROWS), (8, 3, 1, BlockPattern.DENSE)],
+)
+def test_a_first_convolution_takes_what_the_compiler_makes_of_it(tmp_path, weight, outputs, kernel, stride, pattern):
+    net = NetworkBuilder()
+    shape = (outputs, 3, kernel, kernel)
+    output = net.convolution("input", getattr(net, weight)("w", shape), "y", kernel=kernel, stride=stride)
+    size = 16 // stride
+    onnx.save(net.model(output, (1, 3, 16, 16), (1, outputs, size, size)), tmp_path / "net.onnx")
+    (layer,) = inspect_onnx(tmp_path / "net.onnx")["size"]["layers"]
+    kind, table = WeightFormat.QS8C, None
+    if weight == "codebook_weight":
+        kind, table = WeightFormat.CB4T, np.arange(16, dtype=np.int8)
+    zeros = np.zeros(outputs, np.float32)
+    weights = ConvWeights(kind, np.ones(shape, kind.dtype), table, zeros.astype(np.int32), zeros, zeros, 1, pattern)
+    assert layer["total"] == len(pack_weights(weights))
+    assert layer["values"] == weights.values.size * kind.bits // 8
 
 
 def test_a_float_network_has_no_packed_size(tmp_path):

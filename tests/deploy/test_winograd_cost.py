@@ -65,3 +65,4 @@ def test_only_processors_without_dotprod_use_it() -> None:
     assert layer.descriptor()["winograd"] == "1"
     assert layer.kernel_role(("neon",)) == "WINOGRAD_QA8"
     assert layer.kernel_role(("neon_fp16", "neon_dotprod", "neon")) == "CONV_QA8"
+    assert layer.kernel_role(("neon_i8mm", "neon_dotprod", "neon")) == "CONVPAIRS_QA8"

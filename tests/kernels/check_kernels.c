@@ -4,8 +4,9 @@
 //
 // CASES is written by kernel_cases.py: a count, then for each case a struct case_header and the bytes that it announces,
 // each part padded to 64. The scalar twins have to give the expected output (to the bit for integers), the vector
-// kernels the output of their twins to the bit; those of halves have twins with fp16 and without. Every buffer ends where
-// an unmapped page begins and starts behind guard bytes, so that no kernel reads or writes past its end unseen.
+// kernels the output of their twins to the bit; those of halves have twins with fp16 and without, and i8mm without NEON
+// runs the twins of its kernels. Every buffer ends where an unmapped page begins and starts behind guard bytes, so that
+// no kernel reads or writes past its end unseen.
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,9 +127,9 @@ static int run_case(const struct case_header *header, const unsigned char *parts
   int failed = 0;
   const char *problem = spw_weights_check(&header->operator, weights.data, weights.bytes);
   if (problem) failed = printf("FAIL %s: %s\n", header->name, problem);
-  for (uint32_t sets = 0; sets <= (available | SPW_ISA_FP16) && !failed; ++sets) {
+  for (uint32_t sets = 0; sets <= (available | SPW_ISA_FP16 | SPW_ISA_I8MM) && !failed; ++sets) {
     // The scalar twins, and each choice of instruction sets that a processor of this kind can have: NEON with any.
-    const int twins = sets == 0 || sets == SPW_ISA_FP16;
+    const int twins = !(sets & (SPW_ISA_NEON | SPW_ISA_DOTPROD));
     if (!twins && ((sets & ~available) || !(sets & SPW_ISA_NEON))) continue;
     for (int threads = 1; threads <= MAX_THREADS && !failed; threads += MAX_THREADS - 1)
       failed = run_once(header, &weights, &input, header->residual_bytes ? &residual : NULL,

@@ -89,6 +89,29 @@ def row_shapes() -> list[Shape]:
     ]
 
 
+def pair_shapes() -> list[Shape]:
+    """Channels enough for pairs of packs: tiles of 12 pixels x 8 channels, each way to copy the input, odd packs."""
+    shapes = [Shape((inputs, outputs), (1, 13)) for inputs, outputs in itertools.product((45, 48, 52), (29, 32, 45))]
+    shapes += [Shape((52, 36), (height, width)) for height, width in ((1, 1), (1, 3), (5, 5), (3, 8), (7, 7), (2, 37))]
+    shapes += [Shape((20, 16), (3, width), (3, 3), pad=(1, 1, 1, 1)) for width in (1, 4, 12, 35, 36, 41, 50)]
+    shapes += [
+        Shape((52, 32), (9, width), (size, size), (stride, stride), pad=(size // 2,) * 4)
+        for width, size, stride in itertools.product((8, 91), (1, 3), (2, 3))
+    ]
+    return [
+        *shapes,
+        *(Shape((inputs, 13), (3, 5), (3, 3), pad=(1, 1, 1, 1)) for inputs in (5, 8, 12)),
+        Shape((8, 16), (9, 13), (3, 3), (2, 2), (2, 2), pad=(2, 2, 2, 2)),
+        Shape((8, 16), (5, 60), (2, 3), dilation=(1, 5), pad=(0, 7, 3, 9)),
+        Shape((48, 32), (3, 40), (1, 1), pad=(1, 2, 0, 3)),
+        Shape((24, 40), (5, 6), (3, 3), pad=(1, 1, 1, 1), groups=2, batch=2),
+        Shape((96, 64), (4, 5), groups=2, batch=2),
+        Shape((64, 32), (70, 50)),  # more than one band
+        Shape((132, 16), (20, 20), (3, 3), pad=(1, 1, 1, 1)),
+        Shape((64, 16), (36, 48), (3, 3), pad=(1, 1, 1, 1)),
+    ]
+
+
 def winograd_shapes() -> list[Shape]:
     """3x3 windows at stride 1 on enough channels: remainders of tiles, panels and blocks of input channels."""
     shapes = [
@@ -210,11 +233,13 @@ def cases(seed: int) -> Iterator[tuple[str, Conv2dOperator, ConvWeights, bool]]:
     rng = np.random.default_rng(seed)
     by_winograd = winograd_shapes()
     by_rows = row_shapes()
-    shapes = [*dense_shapes(), *by_winograd, *depthwise_shapes(), *by_rows]
+    in_pairs = pair_shapes()
+    shapes = [*dense_shapes(), *in_pairs, *by_winograd, *depthwise_shapes(), *by_rows]
     types = {WeightFormat.F32: F32, WeightFormat.F16: F16}
     for index, shape in enumerate(shapes):
         formats = {INTEGER_FORMATS[index % 3], INTEGER_FORMATS[(index + 1) % 3]} if index % 2 else {WeightFormat.QS8C}
-        for format in [*sorted(formats), WeightFormat.F32, WeightFormat.F16]:
+        floats = [] if shape in in_pairs else [WeightFormat.F32, WeightFormat.F16]
+        for format in [*sorted(formats), *floats]:
             integer = not format.is_float
             float_output = integer and rng.random() < 0.25
             residual = rng.random() < 0.4

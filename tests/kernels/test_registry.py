@@ -76,7 +76,7 @@ def test_sources_name_their_instruction_set() -> None:
     "header",
     [
         "spw.h", "formats.h", "conv/kernel.h", "conv/winograd.h", "conv/winograd_qa8.h", "conv/epilogue_scalar.h",
-        "conv/window_rows.h",
+        "conv/window_rows.h", "conv/pairs.h",
     ],
 )
 def test_headers_compile_alone(header: str) -> None:

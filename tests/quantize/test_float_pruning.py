@@ -73,7 +73,7 @@ def test_an_interrupted_pruning_gives_the_same_network(data, start, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("sparrow.quantize.recipes.quantize_", interrupt)  # after the pruning
+        patch.setattr("sparrow.quantize.recipes.calibrate", interrupt)  # after the pruning
         quantize_network("digits", data, start, CONFIG, None, broken, pruning=PRUNING, **teacher)
     assert resume_path(pruning_path(broken)).exists() and not broken.exists()
     report = quantize_network("digits", data, start, CONFIG, None, broken, pruning=PRUNING, **teacher)
@@ -100,6 +100,7 @@ def test_a_failed_pruning_leaves_a_plain_network(data, tmp_path):
         (DgmsConfig(bits=4), "pruning in float without a sparsity"),
         (DgmsConfig(sparsity=SparsityConfig(sparsity=0.5, criterion="zero-component")), "criterion zero-component"),
         (KMeansConfig(bits=4, sparsity=dataclasses.replace(SPARSITY, layers_dense=("*",))), "no layer to prune"),
+        (DgmsConfig(sparsity=SPARSITY, layers_8bit=("conv9",)), "layers_8bit: 'conv9' matches no"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_pruned_in_float(config, message, data, start, tmp_path):

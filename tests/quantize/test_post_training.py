@@ -93,6 +93,30 @@ def test_sums_have_no_grid_but_where_two_of_them_meet(quantized):
             assert kinds == ["Conv", "DequantizeLinear"]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_sum_that_another_layer_reads_has_a_grid(samples, reverse):
+    """As in MobileNetV2, whose last convolution of a block has no activation."""
+    random = np.random.default_rng(0)
+    shapes = {"first": (8, 3, 1, 1), "second": (8, 8, 1, 1), "third": (8, 8, 1, 1), "last": (4, 8, 1, 1)}
+    sources = {"first": "input", "second": "a", "third": "b", "last": "d"}
+    nodes = [helper.make_node("Conv", [source, name], [output], name=name)
+             for (name, source), output in zip(sources.items(), ("a", "b", "c", "logits"), strict=True)]  # fmt: skip
+    nodes.insert(3, helper.make_node("Add", ["c", "b"] if reverse else ["b", "c"], ["d"]))
+    graph = helper.make_graph(
+        nodes, "network", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 12, 12])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, 12, 12])],
+        [numpy_helper.from_array(random.normal(0, 0.5, shape).astype(np.float32), name)
+         for name, shape in shapes.items()],
+    )  # fmt: skip
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    quantized, report = quantize_onnx(network, samples)
+    assert report.layers == 4 and report.float_layers == ()
+    producers = {name: node.op_type for node in quantized.graph.node for name in node.output}
+    (add,) = (node for node in quantized.graph.node if node.op_type == "Add")
+    assert sorted(producers[name] for name in add.input) == ["Conv", "DequantizeLinear"]
+    assert sum(node.op_type == "QuantizeLinear" for node in quantized.graph.node) == 4
+
+
 def test_interface_keeps_its_names(quantized):
     model, _ = quantized
     assert [value.name for value in model.graph.input] == ["input"]

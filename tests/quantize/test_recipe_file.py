@@ -75,6 +75,8 @@ def test_a_users_own_recipe(own):
         ("data: digits", "data: digit", "unknown data set 'digit'.*did you mean 'digits'"),
         ("model: digits", "model:", "does not say its model"),
         ("model: resnet20, ", "", "teacher's model is None"),
+        ("training: {epochs: 2, learning_rate: 1e-3}", "", "a teacher, and neither training nor pruning"),
+        ("bits: 3, sparsity: {sparsity: 0.5}}", "bits: 3}\npruning: {epochs: 1}", "pruning without a sparsity"),
         ("checkpoint: weights/float.pt", "calibration_images: 0", "calibration_images is 0"),
         ("training: {", "training: {{", "is no YAML"),
         (SMALL, "- a\n- b\n", "recipe is .*a mapping"),

@@ -14,7 +14,9 @@
 // that holds what each column of the window sees: tiles then run on from row to row. Each tap of a tile is then on
 // cache lines of its own, too many for the first level where the list of taps is long.
 //
-// Inputs of fewer than 4 channels may be copied as window_rows.h says.
+// Inputs of fewer than 4 channels may be copied as window_rows.h says. On processors that multiply matrices, dense
+// convolutions of int8 always have a copy, in which two packs are one, of 8 channels (pairs.h): what is said of packs,
+// pixels and taps of the input is then meant of pairs.
 //
 // Where zero blocks are left out of the weights, a panel has a shorter list of taps, and that is all.
 //
@@ -25,6 +27,7 @@
 
 #include "../formats.h"
 #include "kernel.h"
+#include "pairs.h"
 #include "window_rows.h"
 #include "winograd_qa8.h"
 
@@ -35,8 +38,10 @@ enum {
   ROWS_PART_BYTES = 28 * 1024,   // of a copy by rows that stay in the first level from panel to panel
   FLAT_TAPS = 256,               // of a panel on average, whose lines are half of the smallest first-level cache
   NARROW = 4,                    // pixels of a row that leave half of the smallest tile empty
+  NARROW_PAIRS = 36,             // pixels of a row that leave much of the three tiles empty that pairs would take
   BAND_QUADS = 16,               // at least so many quads, without which expanding weights would dominate
   TILE_QUADS = 4,                // of the widest tile
+  PAIR_TILE_QUADS = 3,           // of the widest tile of pairs
   TASKS_A_THREAD = 8,            // so that cores of unequal speed end together
   TASK_WORK = 1024,              // blocks by quads: what a task should have at least, or taking it costs too much
   SHARED_PIXELS = 6 * 1024,      // of a copy: what it should have at least, or making it together costs too much
@@ -47,10 +52,11 @@ enum {
 // its own input packs and output packs. Everything here follows from the operator alone.
 struct plan {
   struct spw_conv2d shape;  // of the operator; a 1x1 convolution's image is one long row
-  size_t pixel_bytes;       // of 4 channels
+  size_t pixel_bytes;       // of 4 channels, or of the 8 of a pair
   int depthwise, direct, matrix_vector;
   int convolutions;
-  int in_packs, out_packs;  // of one of them
+  int source_packs;         // of the input of one of them
+  int in_packs, out_packs;  // of one of them; in pairs where they are
   int panel_packs, panels;  // output packs in a panel, panels of one convolution
   size_t taps;
   int spans;       // pixels are listed in spans, weights stored in a stream of blocks
@@ -59,6 +65,8 @@ struct plan {
   int flat;     // rows follow each other without a gap
   int by_rows;  // taps are made of rows of the window
   struct spw_window_rows window;
+  int paired;             // packs are in pairs
+  int one_row;            // in pairs: a 1x1 convolution's image as one long row, copied in quads
   int row_phases;         // of a flat copy
   int phases, pitch;      // of an input row, in pixels; by rows, planes in the place of phases
   int row_step;           // input rows, as stored, from one output row to the next
@@ -98,7 +106,7 @@ static size_t image_bytes(const struct plan *plan, int rows) {
   return plan->direct ? 0 : (size_t)plan->in_packs * input_rows(plan, rows) * row_bytes(plan) + line;
 }
 
-static int unit_quads(const struct plan *plan) { return plan->direct ? 1 : plan->row_quads; }
+static int unit_quads(const struct plan *plan) { return plan->direct || plan->one_row ? 1 : plan->row_quads; }
 
 static int choose_band_units(const struct plan *plan) {
   const int least = min_int(plan->units, ceil_div(BAND_QUADS, unit_quads(plan)));
@@ -107,7 +115,7 @@ static int choose_band_units(const struct plan *plan) {
     return min_int(plan->units, max_int(least, quads / TILE_QUADS * TILE_QUADS));
   }
   int units = plan->units;
-  const size_t most = plan->flat ? FLAT_BAND_BYTES : plan->by_rows ? ROWS_BAND_BYTES : BAND_BYTES;
+  const size_t most = plan->flat || plan->one_row ? FLAT_BAND_BYTES : plan->by_rows ? ROWS_BAND_BYTES : BAND_BYTES;
   while (units > least && image_bytes(plan, units) > most) --units;
   // Equal bands: the last one should not be a sliver.
   return ceil_div(plan->units, ceil_div(plan->units, units));
@@ -117,8 +125,8 @@ static size_t element_bytes(enum spw_conv2d_type type) {
   return type == SPW_CONV2D_F32 ? sizeof(float) : type == SPW_CONV2D_F16 ? sizeof(uint16_t) : sizeof(int8_t);
 }
 
-// How the weights let a convolution be planned.
-enum weights_kind { DENSE, SPARSE, VERY_SPARSE, ROWS };
+// How the weights let a convolution be planned. PAIRED: dense, on a processor that multiplies matrices.
+enum weights_kind { DENSE, SPARSE, VERY_SPARSE, PAIRED, ROWS };
 
 static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kind kind) {
   struct plan plan = {.shape = *operator};
@@ -129,34 +137,42 @@ static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kin
           shape->in_height &&
       (shape->out_width - 1) * shape->stride_width + (shape->kernel_width - 1) * shape->dilation_width <
           shape->in_width;
-  if (borderless && kind != ROWS && shape->kernel_height == 1 && shape->kernel_width == 1 &&
-      shape->stride_height == 1 && shape->stride_width == 1 && shape->in_height == shape->out_height &&
-      shape->in_width == shape->out_width) {
+  const int in_place = borderless && kind != ROWS && shape->kernel_height == 1 && shape->kernel_width == 1 &&
+                       shape->stride_height == 1 && shape->stride_width == 1 && shape->in_height == shape->out_height &&
+                       shape->in_width == shape->out_width;
+  if (in_place) {
     shape->in_width = shape->out_width = shape->in_height * shape->in_width;
     shape->in_height = shape->out_height = 1;
   }
   plan.pixel_bytes = SPW_CHANNEL_PACK * element_bytes(shape->type);
   plan.depthwise = shape->groups > 1 && shape->groups == shape->in_channels;
   plan.convolutions = plan.depthwise ? ceil_div(shape->groups, SPW_CHANNEL_PACK) : shape->groups;
-  plan.in_packs = plan.depthwise ? 1 : ceil_div(shape->in_channels / shape->groups, SPW_CHANNEL_PACK);
+  plan.source_packs = plan.depthwise ? 1 : ceil_div(shape->in_channels / shape->groups, SPW_CHANNEL_PACK);
   plan.out_packs = plan.depthwise ? 1 : ceil_div(shape->out_channels / shape->groups, SPW_CHANNEL_PACK);
   plan.spans = !plan.depthwise && shape->type == SPW_CONV2D_QA8;
-  plan.panel_packs = plan.depthwise || plan.spans ? 1 : SPW_F32_PANEL_CHANNELS / SPW_CHANNEL_PACK;
+  // No kernel multiplies a vector by a sparse matrix: an image of one pixel does as well.
+  plan.matrix_vector = !plan.depthwise && (kind == DENSE || kind == PAIRED) &&
+                       shape->in_height * shape->in_width == 1 && shape->out_height * shape->out_width == 1 &&
+                       borderless;
+  plan.paired = kind == PAIRED && !plan.depthwise && !plan.matrix_vector && spw_pairs_fit(operator);
+  plan.one_row = plan.paired && in_place;
+  plan.in_packs = plan.paired ? ceil_div(plan.source_packs, 2) : plan.source_packs;
+  if (plan.paired) plan.pixel_bytes *= 2;
+  plan.panel_packs = plan.paired                    ? SPW_PAIR_PANEL_PACKS
+                     : plan.depthwise || plan.spans ? 1
+                                                    : SPW_F32_PANEL_CHANNELS / SPW_CHANNEL_PACK;
   plan.panels = ceil_div(plan.out_packs, plan.panel_packs);
   plan.by_rows = kind == ROWS;
   plan.taps = plan.by_rows
                   ? spw_row_taps((size_t)shape->in_channels, (size_t)shape->kernel_height, (size_t)shape->kernel_width)
                   : (size_t)plan.in_packs * shape->kernel_height * shape->kernel_width;
-  // No kernel multiplies a vector by a sparse matrix: an image of one pixel does as well.
-  plan.matrix_vector = !plan.depthwise && kind == DENSE && shape->in_height * shape->in_width == 1 &&
-                       shape->out_height * shape->out_width == 1 && borderless;
-  plan.direct =
-      plan.matrix_vector || (borderless && !plan.by_rows && shape->stride_width == 1 && shape->out_width >= 4);
+  plan.direct = plan.matrix_vector ||
+                (borderless && !plan.by_rows && !plan.paired && shape->stride_width == 1 && shape->out_width >= 4);
   plan.row_quads = ceil_div(shape->out_width, 4);
   plan.row_step = plan.direct || plan.by_rows || shape->kernel_height > 1 ? shape->stride_height : 1;
   plan.phases = plan.direct || shape->kernel_width == 1 ? 1 : shape->stride_width;
-  plan.flat = plan.spans && !plan.direct && !plan.by_rows &&
-              shape->out_width < (kind == VERY_SPARSE ? 4 * TILE_QUADS : NARROW + 1);
+  const int wide = plan.paired ? NARROW_PAIRS : kind == VERY_SPARSE ? 4 * TILE_QUADS : NARROW + 1;
+  plan.flat = plan.spans && !plan.direct && !plan.by_rows && !plan.one_row && shape->out_width < wide;
   plan.row_phases = shape->kernel_height > 1 ? shape->stride_height : 1;
   plan.quad_width = min_int(shape->out_width, 4);
   const int width = plan.spans ? 4 * plan.row_quads : max_int(shape->out_width, 4);
@@ -167,7 +183,8 @@ static struct plan make_plan(const struct spw_conv2d *operator, enum weights_kin
     plan.phases = spw_window_row_planes(&plan.window);
     plan.pitch = width;
   }
-  plan.units = plan.direct ? shape->out_height * plan.row_quads : shape->out_height;
+  if (plan.one_row) plan.pitch = 4;
+  plan.units = plan.direct || plan.one_row ? shape->out_height * plan.row_quads : shape->out_height;
   plan.band_units = choose_band_units(&plan);
   return plan;
 }
@@ -201,9 +218,20 @@ static size_t panel_weights(const struct plan *plan, int packs) {
   return plan->taps * (plan->depthwise ? 4 : 16 * (size_t)packs);
 }
 
-// Room for the blocks by which an unpacker may begin early and end late.
+// Blocks of 4 output channels that are not sparse.
+static size_t stored_blocks(const struct plan *plan) {
+  return plan->paired ? (size_t)plan->source_packs * plan->shape.kernel_height * plan->shape.kernel_width : plan->taps;
+}
+
+// Room for the blocks by which an unpacker may begin early and end late, and behind it for the panel in pairs.
+static size_t expanded_bytes(const struct plan *plan) {
+  const size_t weights = plan->depthwise ? panel_weights(plan, 1) : 16 * stored_blocks(plan);
+  return plan->shape.type != SPW_CONV2D_QA8 ? 0 : align_up(weights + 128);
+}
+
 static size_t panel_bytes(const struct plan *plan) {
-  return plan->shape.type != SPW_CONV2D_QA8 ? 0 : align_up(panel_weights(plan, 1) + 128);
+  const size_t pairs = plan->paired ? (size_t)SPW_PAIR_PANEL_PACKS * SPW_PAIR_BLOCK * plan->taps : 0;
+  return expanded_bytes(plan) + align_up(pairs);
 }
 
 // Without the image.
@@ -219,7 +247,7 @@ size_t spw_conv2d_workspace(const struct spw_conv2d *operator) {
   if (spw_dwrows_fits(operator)) return spw_dwrows_workspace(operator);
   if (spw_winograd_suits(operator)) return spw_winograd_workspace(operator);
   size_t most = spw_winograd_qa8_fits(operator) ? spw_winograd_qa8_workspace(operator) : 0;
-  for (enum weights_kind kind = DENSE; kind <= (spw_window_rows_fit(operator) ? ROWS : VERY_SPARSE); ++kind) {
+  for (enum weights_kind kind = DENSE; kind <= (spw_window_rows_fit(operator) ? ROWS : PAIRED); ++kind) {
     const struct plan plan = make_plan(operator, kind);
     const size_t bytes = workspace_bytes(&plan);
     most = bytes > most ? bytes : most;
@@ -350,12 +378,54 @@ static inline void copy_column(const struct plan *plan, const struct band *band,
   }
 }
 
+// Copies some of the pairs of packs that the band reads of one convolution's input.
+static void copy_pairs(const struct plan *plan, const struct band *band, struct packs pairs, unsigned char *image) {
+  const struct spw_conv2d *shape = &plan->shape;
+  const size_t pack_bytes = (size_t)shape->in_height * shape->in_width * SPW_CHANNEL_PACK;
+  const size_t pixel = plan->pixel_bytes, row = row_bytes(plan);
+  struct spw_pair_rows rows = {
+      .height = shape->in_height,
+      .width = shape->in_width,
+      .row_step = plan->flat || shape->kernel_height == 1 ? shape->stride_height : 1,
+      .stride = shape->stride_width,
+      .border = (shape->input_zero_point & 255) * 0x01010101u,
+  };
+  for (int pair = pairs.first; pair < pairs.last; ++pair) {
+    rows.first = band->input + 2 * (size_t)pair * pack_bytes;
+    rows.second = 2 * pair + 1 < plan->source_packs ? rows.first + pack_bytes : rows.first;
+    if (plan->one_row) {
+      const int first = 4 * band->first_row, count = min_int(4 * band->rows, shape->out_width - first);
+      spw_join_pairs(rows.first + 4 * first, rows.second + 4 * first, image + (size_t)pair * band->stored_rows * row,
+                     count, 1);
+      continue;
+    }
+    for (int phase = 0; phase < (plan->flat ? plan->row_phases : 1); ++phase) {
+      rows.row = band->first_row * shape->stride_height - shape->pad_top + phase;
+      for (int x = 0; x < (plan->flat ? shape->kernel_width : plan->phases); ++x) {
+        if (plan->flat) {
+          rows.rows = flat_rows(plan, band->rows), rows.pixels = shape->out_width;
+          rows.column = x * shape->dilation_width - shape->pad_left;
+          const size_t plane = ((size_t)pair * plan->row_phases + phase) * shape->kernel_width + x;
+          spw_copy_pair_rows(rows, image + plane * flat_plane_bytes(plan, band->rows), pixel * rows.pixels);
+        } else {
+          rows.rows = band->stored_rows, rows.pixels = plan->pitch, rows.column = x - shape->pad_left;
+          spw_copy_pair_rows(rows, image + (size_t)pair * band->stored_rows * row + x * plan->pitch * pixel, row);
+        }
+      }
+    }
+  }
+}
+
 // Copies some of the packs that the band reads of one convolution's input. The band is a copy of its own, so that no
 // store of a pixel seems to change it.
 static void copy_image(const struct plan *plan, const struct band band, struct packs packs, unsigned char *image) {
   if (plan->by_rows) {
     spw_copy_window_rows(&plan->window, band.input, band.first_row * plan->shape.stride_height - plan->shape.pad_top,
                          band.rows, band.stored_rows, image + (size_t)band.stored_rows * row_bytes(plan), image);
+    return;
+  }
+  if (plan->paired) {
+    copy_pairs(plan, &band, packs, image);
     return;
   }
   for (int x = 0; plan->flat && x < plan->shape.kernel_width; ++x) copy_column(plan, &band, packs, x, image);
@@ -387,7 +457,7 @@ static void list_taps(const struct plan *plan, const struct band *band, struct p
         for (int x = 0; x < shape->kernel_width; ++x) {
           const int row = y * shape->dilation_height, plane = pack * plan->row_phases + row % plan->row_phases;
           *offsets++ = (plane * shape->kernel_width + x) * plane_bytes +
-                       row / plan->row_phases * shape->out_width * SPW_CHANNEL_PACK;
+                       row / plan->row_phases * shape->out_width * (int)plan->pixel_bytes;
         }
     return;
   }
@@ -468,6 +538,27 @@ static size_t panel_offset(const struct job *job, int convolution, int panel) {
   return (size_t)convolution * of_convolution + (size_t)panel * whole;
 }
 
+// Expands a panel of dense weights and brings it into pairs. first_pack: of output channels, over all convolutions.
+static const int8_t *pair_panel(const struct job *job, size_t first_pack, int packs, int8_t *expanded) {
+  const struct plan *plan = &job->plan;
+  const enum spw_weight_format format = (enum spw_weight_format)job->weights->format;
+  const size_t blocks = stored_blocks(plan);
+  int8_t *panel = expanded + expanded_bytes(plan);
+  for (int pack = 0; pack < packs; ++pack) {
+    const size_t first = (first_pack + pack) * blocks, early = first % spw_shared_blocks(format);
+    const int8_t *values = spw_weights_section(job->weights, job->weights->values_offset);
+    values += spw_panel_bytes(format, 16 * (first - early));
+    if (job->unpack) {
+      const int8_t *codebook = spw_weights_section(job->weights, job->weights->codebook_offset);
+      job->unpack(early + blocks, (const uint8_t *)values, codebook, expanded);
+      values = expanded + 16 * early;
+    }
+    spw_pair_blocks(values, plan->source_packs, plan->shape.kernel_height * plan->shape.kernel_width,
+                    panel + SPW_PAIR_BLOCK * pack, SPW_PAIR_BLOCK * (size_t)packs);
+  }
+  return panel;
+}
+
 // panel: counted over all convolutions.
 static void run_panel(const struct job *job, struct spw_conv_run *run, int image, int panel,
                       const struct workspace *workspace) {
@@ -478,8 +569,11 @@ static void run_panel(const struct job *job, struct spw_conv_run *run, int image
   run->packs = min_int(plan->panel_packs, plan->out_packs - first_pack);
   run->offsets = workspace->offsets;
   run->taps = plan->taps;
-  size_t blocks = (panel_weights(plan, 1) + 15) / 16, early = 0, offset;
-  if (plan->spans) {
+  const size_t pack = (size_t)convolution * plan->out_packs + first_pack;
+  size_t blocks = (panel_weights(plan, 1) + 15) / 16, early = 0, offset = 0;
+  if (plan->paired) {
+    run->weights = pair_panel(job, pack, run->packs, workspace->panel);
+  } else if (plan->spans) {
     const size_t first = find_blocks(job, panel, workspace, run);
     early = first % spw_shared_blocks(format);
     blocks = early + run->taps;
@@ -487,20 +581,20 @@ static void run_panel(const struct job *job, struct spw_conv_run *run, int image
   } else {
     offset = panel_offset(job, convolution, panel % plan->panels);
   }
-  run->weights = (const uint8_t *)spw_weights_section(job->weights, job->weights->values_offset) + offset;
-  if (job->unpack) {
+  if (!plan->paired)
+    run->weights = (const uint8_t *)spw_weights_section(job->weights, job->weights->values_offset) + offset;
+  if (job->unpack && !plan->paired) {
     const int8_t *codebook = spw_weights_section(job->weights, job->weights->codebook_offset);
     job->unpack(blocks, run->weights, codebook, workspace->panel);
     run->weights = workspace->panel + 16 * early;
   }
-  const size_t pack = (size_t)convolution * plan->out_packs + first_pack;
   run->initial = (const int32_t *)spw_weights_section(job->weights, job->weights->initial_offset) + 4 * pack;
   run->scale = (const float *)spw_weights_section(job->weights, job->weights->scale_offset) + 4 * pack;
   run->bias = (const float *)spw_weights_section(job->weights, job->weights->bias_offset) + 4 * pack;
   const size_t element = ((size_t)image * ceil_div(shape->out_channels, 4) + pack) * run->plane;
   const size_t output_bytes = shape->float_output ? sizeof(float) : element_bytes(shape->type);
   run->output = job->output + element * output_bytes;
-  run->residual = job->residual ? job->residual + element * (plan->pixel_bytes / 4) : NULL;
+  run->residual = job->residual ? job->residual + element * element_bytes(shape->type) : NULL;
   job->kernel(run);
 }
 
@@ -524,7 +618,7 @@ static struct workspace workspace_of(const struct job *job, int thread) {
 static int share_of(int all, int index, int parts) { return (int)((int64_t)all * index / parts); }
 
 static struct band whole_band(const struct job *job) {
-  const int rows = job->plan.shape.out_height;
+  const int rows = job->plan.units;
   return (struct band){.rows = rows, .input = job->input, .stored_rows = input_rows(&job->plan, rows)};
 }
 
@@ -545,8 +639,14 @@ static void list_pixels(const struct plan *plan, const struct band *band, int fi
   const int first_quad = first_unit * unit_quads(plan), quads = units * unit_quads(plan);
   if (plan->flat) {
     const int row_values = plan->shape.out_width * SPW_CHANNEL_PACK;
-    *workspace->spans = (struct spw_span){(first_unit - band->first_row) * row_values, first_unit * row_values,
-                                          units * plan->shape.out_width};
+    *workspace->spans =
+        (struct spw_span){(first_unit - band->first_row) * plan->shape.out_width * (int)plan->pixel_bytes,
+                          first_unit * row_values, units * plan->shape.out_width};
+    run->spans = 1;
+  } else if (plan->one_row) {
+    const int pixels = min_int(4 * units, plan->shape.out_width - 4 * first_unit);
+    *workspace->spans = (struct spw_span){(first_unit - band->first_row) * 4 * (int)plan->pixel_bytes,
+                                          first_unit * 4 * SPW_CHANNEL_PACK, pixels};
     run->spans = 1;
   } else if (plan->spans) {
     run->spans = list_spans(plan, band, first_quad, quads, workspace->spans);
@@ -588,7 +688,7 @@ static void run_task(void *argument, size_t index, int thread) {
       .pixels = plan->quad_width,
       .plane = (size_t)shape->out_height * shape->out_width * SPW_CHANNEL_PACK,
   };
-  const size_t pack_bytes = (size_t)shape->in_height * shape->in_width * plan->pixel_bytes;
+  const size_t pack_bytes = (size_t)shape->in_height * shape->in_width * SPW_CHANNEL_PACK * element_bytes(shape->type);
   const int all_packs = ceil_div(shape->in_channels, SPW_CHANNEL_PACK);
   const int panels = plan->convolutions * plan->panels;
   const int first = share_of(panels, split, job->splits), last = share_of(panels, split + 1, job->splits);
@@ -598,7 +698,7 @@ static void run_task(void *argument, size_t index, int thread) {
       list_pixels(plan, &band, first_unit + part, min_int(together, units - part), &workspace, &run);
     for (int panel = first; panel < last; ++panel) {
       const int convolution = panel / plan->panels;
-      band.input = job->input + ((size_t)image * all_packs + (size_t)convolution * plan->in_packs) * pack_bytes;
+      band.input = job->input + ((size_t)image * all_packs + (size_t)convolution * plan->source_packs) * pack_bytes;
       run.activation = plan->direct ? band.input : workspace.image;
       if (!plan->direct && !job->copies && convolution != prepared->convolution) {
         copy_image(plan, band, (struct packs){0, plan->in_packs}, workspace.image);
@@ -617,6 +717,7 @@ static enum weights_kind kind_of(const struct spw_weights_header *weights) {
 }
 
 static enum spw_conv_role role_of(const struct plan *plan) {
+  if (plan->paired) return plan->shape.float_output ? SPW_ROLE_CONVPAIRS_QA8_F32 : SPW_ROLE_CONVPAIRS_QA8;
   const enum spw_conv_role first = plan->depthwise       ? SPW_ROLE_DWCONV_QA8
                                    : plan->matrix_vector ? SPW_ROLE_GEMV_QA8
                                                          : SPW_ROLE_CONV_QA8;
@@ -638,14 +739,14 @@ static void divide_work(struct job *job) {
   const int tasks = work / TASK_WORK < (size_t)most ? max_int(1, (int)(work / TASK_WORK)) : most;
   // Smaller bands than those of one thread only where panels are too few to give each thread a task.
   const int least = min_int(plan->units, ceil_div(BAND_QUADS, unit_quads(plan)));
-  const int whole = plan->direct ? TILE_QUADS : 1;
+  const int whole = plan->direct ? TILE_QUADS : plan->one_row ? PAIR_TILE_QUADS : 1;
   // A copy by rows is dear, and its weights are quickly expanded again.
   const int bands = plan->by_rows ? min_int(tasks, 2 * threads) : ceil_div(min_int(tasks, threads), panels * batch);
   job->band_units = min_int(plan->band_units, max_int(least, ceil_div(ceil_div(plan->units, bands), whole) * whole));
   job->bands = ceil_div(plan->units, job->band_units);
   job->splits = min_int(panels, ceil_div(tasks, job->bands * batch));
   if (threads == 1 || job->splits == 1 || plan->direct || plan->by_rows || batch > 1 || plan->convolutions > 1) return;
-  const size_t image = image_bytes(plan, plan->shape.out_height);
+  const size_t image = image_bytes(plan, plan->units);
   const size_t shared = offsets_bytes(plan) + align_up(image);
   if (image >= SHARED_PIXELS * plan->pixel_bytes &&
       (size_t)threads * lists_bytes(plan) + shared <= (size_t)threads * context->workspace_bytes)
@@ -668,7 +769,9 @@ void spw_conv2d_run(const struct spw_conv2d *operator, const void *weights, cons
     spw_winograd_qa8_conv2d(operator, weights, input, residual, output, context);
     return;
   }
-  struct job job = {.plan = make_plan(operator, kind_of(header)),
+  enum weights_kind kind = kind_of(header);
+  if (kind == DENSE && context->instruction_sets & SPW_ISA_I8MM) kind = PAIRED;
+  struct job job = {.plan = make_plan(operator, kind),
                     .weights = header,
                     .input = input,
                     .residual = residual,

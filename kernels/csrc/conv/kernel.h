@@ -25,6 +25,7 @@ struct spw_span {
 //
 // Weights int8    [taps][4 out][4 in]; taps are those that the panel has, zero blocks may be left out.
 // Weights float   [taps][packs][4 in][4 out]; half [taps][4 in][packs][4 out].
+// In pairs        of int8, see pairs.h: [taps][packs][out 0, 2, 1, 3][8 in], a tap is a pair of packs, a pixel 8 bytes.
 // Depthwise       [taps][4] of any type; packs is 1 and offsets walk over the window alone.
 //                 By rows: a square window at stride 1 or 2 over a bordered image of its own at activation, output row
 //                 after output row; offsets and quads are not read. Vector kernels read up to 3 pixels past a row's last.
@@ -40,7 +41,7 @@ struct spw_conv_run {
   size_t quads;
   const struct spw_quad *quad;  // [quads]
   int32_t pixels;               // of each quad that exist: 4, or less for an image narrower than 4
-  int32_t packs;                // packs of 4 output channels: 1, or 2 of float, 2 or 4 of half
+  int32_t packs;                // packs of 4 output channels: 1, or 2 of float and in pairs, 2 or 4 of half
   size_t plane;                 // elements from one pack of output channels to the next
   const int32_t *initial;       // [4 * packs]
   const float *scale;           // [4 * packs]
@@ -75,6 +76,8 @@ enum spw_conv_role {
   SPW_ROLE_DWCONV_F16,
   SPW_ROLE_DWROWS_QA8,  // depthwise by rows
   SPW_ROLE_DWROWS_QA8_F32,
+  SPW_ROLE_CONVPAIRS_QA8,  // int8 to int8 in pairs of packs
+  SPW_ROLE_CONVPAIRS_QA8_F32,
 };
 
 #define SPW_KERNEL(role, name, isa) void name##__##isa(const struct spw_conv_run *run);

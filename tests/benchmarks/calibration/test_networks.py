@@ -53,11 +53,12 @@ def test_networks_are_those_that_are_listed_and_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("listing", "message"),
-    [(None, "cannot read .*inputs.txt"), ("one 32\n", "'one 32'"), ("one 3 x 3\n", "'one 3 x 3'"), ("", "no .param")],
-)
+    [(None, "cannot read .*inputs.txt"), ("one 32\n", "'one 32'"), ("one 3 x 3\n", "'one 3 x 3'"), ("", "no .param"),
+     ("\xff", "has the line")],
+)  # fmt: skip
 def test_other_folders_are_refused(tmp_path: Path, listing: str | None, message: str) -> None:
     if listing is not None:
-        (tmp_path / "inputs.txt").write_text(listing)
+        (tmp_path / "inputs.txt").write_text(listing, encoding="latin-1")
     with pytest.raises(SparrowError, match=message):
         read_networks(tmp_path)
 

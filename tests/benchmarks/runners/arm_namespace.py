@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWPID = 0x10000000, 0x20000, 0x20000000
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE = 1, 0x1000, 0x4000, 1 << 18
 PR_SET_PDEATHSIG = 1
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")

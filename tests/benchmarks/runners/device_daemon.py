@@ -28,7 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from arm_namespace import bind, describe_cores, enter, fail, mount
+from arm_namespace import MS_RDONLY, bind, describe_cores, enter, fail, mount
 
 CNXN, AUTH, OPEN, OKAY, CLSE, WRTE = (
     int.from_bytes(name, "little") for name in (b"CNXN", b"AUTH", b"OPEN", b"OKAY", b"CLSE", b"WRTE")
@@ -60,6 +60,7 @@ class Phone:
         features: What its daemon can; without ``shell_v2``, before Android 7, a shell tells no exit codes, has a
             terminal, and mixes errors into the output.
         full: It has no space left after so many bytes of a file.
+        read_only: Nothing can be written under ``/data``.
         vanish_after_bytes: It drops dead when so many bytes were pushed.
         vanish_on: It drops dead after a shell command that matches this began.
         vanish_seconds: So long after it.
@@ -74,6 +75,7 @@ class Phone:
     state: str = "device"
     features: tuple[str, ...] = ("shell_v2", "stat_v2", "ls_v2", "fixed_push_mkdir")
     full: int | None = None
+    read_only: bool = False
     vanish_after_bytes: int | None = None
     vanish_on: str | None = None
     vanish_seconds: float = 0.5
@@ -408,6 +410,8 @@ def enter_root(phone: Phone) -> Callable[[], None]:
             (root / "dev" / name).touch()
             bind(Path("/dev", name), root / "dev" / name)
         describe_cores(Path(phone.fakes), root)
+        if phone.read_only:
+            mount("data", root / "data", "tmpfs", MS_RDONLY)
         "".encode("idna")  # a codec that is loaded late, and could not be after the chroot
         os.chroot(root)
         os.chdir("/")

@@ -99,6 +99,12 @@ def test_a_full_device_keeps_nothing_of_the_file(make_phone: MakePhone, big_file
     assert device.shell(f"ls {device.folder}").stdout.split() == []
 
 
+def test_a_read_only_device_is_named(make_phone: MakePhone, probe: Path) -> None:
+    serial = make_phone(read_only=True)
+    with pytest.raises(SparrowError, match=f"storage of device {serial} is read-only: it could not make(?s:.*)restart"):
+        open_adb(serial).push({"probe": probe})
+
+
 def test_a_32_bit_phone_is_refused_before_anything_is_sent(make_phone: MakePhone, bundle: Path) -> None:
     old = {**PROPERTIES, "ro.product.cpu.abilist": "", "ro.product.cpu.abi": "armeabi-v7a"}
     device = open_adb(make_phone(properties=old))

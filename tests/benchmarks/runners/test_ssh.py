@@ -95,6 +95,16 @@ def test_hosts_become_arguments_of_ssh(host, end):
     assert SshDevice(host)._shell_command("true")[-len(end) - 1 : -1] == end
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [("cat: write error: No space left on device", "the device is full"),
+     ("mkdir: can't create directory '.cache': Read-only file system", "storage is read-only")],
+)  # fmt: skip
+def test_a_board_that_cannot_be_written(said, message):
+    with pytest.raises(SparrowError, match=f"ssh to board: .*{message}\n(?s:.*)next: "):
+        SshDevice("board")._fail("receive a file", said)
+
+
 def test_a_key_that_is_not_there(tmp_path):
     with pytest.raises(SparrowError, match=r"there is no private key .*none\n.*ssh-keygen"):
         SshDevice("board", tmp_path / "none")

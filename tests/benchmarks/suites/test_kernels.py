@@ -36,6 +36,8 @@ def test_every_cpu_model_says_what_it_runs() -> None:
 def test_work_is_that_of_the_shape() -> None:
     dense = MicroKernel("CONV_QA8", "spw_conv_clamp_qa8t_qa8t_qs8c_16x4", "neon_dotprod", 16, 4)
     assert work_of(dense, Call(16, 3, 1, 14, 28)) == (64 * 9 * 4 * 14 * 28, "MAC")
+    pairs = MicroKernel("CONVPAIRS_QA8", "spw_convpairs_clamp_qa8t_qa8t_qs8c_12x8", "neon_i8mm", 12, 8)
+    assert work_of(pairs, Call(8, 3, 1, 14, 28, 2)) == (64 * 9 * 8 * 14 * 28, "MAC")
     depthwise = MicroKernel("DWCONV_F16", "spw_dwconv_clamp_f16_f16_f16_16x4", "neon_fp16", 16, 4)
     assert work_of(depthwise, Call(1, 5, 2, 7, 7)) == (25 * 4 * 49, "MAC")
 
@@ -45,14 +47,19 @@ def test_work_is_that_of_the_shape() -> None:
 def test_kernels_are_counted_one_by_one(tmp_path: Path) -> None:
     if not find_qemu().plugins:
         pytest.skip("this qemu-aarch64 was built without plugins, which record executed blocks")
+    of_matrices = [kernel for kernel in VECTOR_KERNELS if kernel.isa == "neon_i8mm"]
     result = bench_kernels(["cortex-a53", "cortex-a76"])
+    paired = bench_kernels(["cortex-a710"], kernels=of_matrices)
     ran = {(row.kernel, row.cpu) for row in result.rows}
-    assert {kernel for kernel, _ in ran} == {kernel.symbol for kernel in VECTOR_KERNELS if kernel.isa != "neon_i8mm"}
+    symbols = {kernel.symbol for kernel in of_matrices}
+    assert {kernel for kernel, _ in ran} == {kernel.symbol for kernel in VECTOR_KERNELS} - symbols
+    assert {row.kernel for row in paired.rows} == symbols
     assert all(cpu == "cortex-a76" or kernel.endswith("__neon") for kernel, cpu in ran)
-    for row in result.rows:
+    for row in (*result.rows, *paired.rows):
         assert row.per_instruction == row.work / row.instructions and row.per_cycle == row.work / row.cycles
-        # An instruction does at most 16 multiply-accumulates, and no kernel can be above its core's limit.
-        assert row.limit is None or (row.per_instruction < 16 and row.per_cycle < 1.02 * row.limit)
+        # No kernel can be above its multiplication's work, nor above its core's limit.
+        most = 32 if row.limited_by == "smmla (int8)" else 16
+        assert row.limit is None or (row.per_instruction < most and row.per_cycle < 1.02 * row.limit)
     of_76 = {row.kernel: row for row in result.rows if row.cpu == "cortex-a76" and row.shape.startswith("64 inputs")}
     sdot = of_76["spw_conv_clamp_qa8t_qa8t_qs8c_16x4__neon_dotprod"]
     half = of_76["spw_conv_clamp_f16_f16_f16_16x8__neon_fp16"]

@@ -20,6 +20,7 @@ from sparrow.kernels.errors import SparrowError
 @click.option("--data-dir", type=click.Path(path_type=Path))
 @click.option("--profile", is_flag=True)
 @click.option("--limit", type=int)
+@click.option("--teacher", nargs=2, type=(str, click.Path(path_type=Path)))
 def bench(**values: Any) -> None:
     """Print what the options are."""
     click.echo(json.dumps(values, default=str))
@@ -35,8 +36,9 @@ def run(text: str, folder: Path, *arguments: str) -> dict[str, Any]:
 def test_values_become_what_the_command_line_would_give(tmp_path):
     text = "bench:\n  threads: [1, 4]\n  host: [a, b]\n  data-dir: data/set\n  profile: true\n  limit: 3\n"
     assert run(text, tmp_path) == {"threads": "1,4", "hosts": ["a", "b"], "data_dir": str(tmp_path / "data/set"),
-                                   "profile": True, "limit": 3}  # fmt: skip
+                                   "profile": True, "limit": 3, "teacher": None}  # fmt: skip
     assert run("bench: {host: a, threads: 2}", tmp_path)["hosts"] == ["a"]
+    assert run("bench: {teacher: [big, b.pt]}", tmp_path)["teacher"] == ["big", str(tmp_path / "b.pt")]
 
 
 def test_the_command_line_comes_first(tmp_path):
@@ -67,6 +69,8 @@ def test_a_file_of_another_user_is_passed_over(tmp_path, caplog):
         ("bnech: {threads: 2}", "no command 'bnech'\n  expected: did you mean 'bench'"),
         ("bench: {thread: 2}", "bench has no option 'thread'\n  expected: did you mean 'threads'"),
         ("bench: {threads: {a: 1}}", "expected: a value or a list"),
+        ("bench: {limit: three}", "sparrow.yaml: limit of bench is 'three': 'three' is not a valid integer"),
+        ("bench: {teacher: big}", "teacher of bench is 'big'\n  expected: a list of 2 values"),
         ("bench: 4", "the section bench holds 4"),
         ("- bench", "expected: a section for each command"),
         ("bench: [", "cannot be read: .*expected"),
@@ -88,9 +92,12 @@ def test_bytes_that_are_no_text(tmp_path):
 def test_the_command_group_applies_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sparrow.yaml").write_text("compile: {target: z80, output: out}")
+    wrong = str(CliRunner().invoke(group, ["compile", "x.onnx"]).exception)
+    assert f"{tmp_path / 'sparrow.yaml'}: target of compile is 'z80': 'z80' is not one of" in wrong
+    (tmp_path / "sparrow.yaml").write_text("bench: {threads: '1,zero'}")
+    assert "expected positive numbers" in str(CliRunner().invoke(group, ["bench", "x"]).exception)
+    (tmp_path / "sparrow.yaml").write_text("compile: {target: armv8-a, output: out}")
     result = CliRunner().invoke(group, ["compile", "x.onnx"])
-    assert (result.exit_code, "'z80' is not one of" in result.stderr) == (2, True)
-    result = CliRunner().invoke(group, ["compile", "x.onnx", "--target", "armv8-a"])
     assert isinstance(result.exception, SparrowError) and "x.onnx is not a file" in str(result.exception)
     (tmp_path / "sparrow.yaml").write_text("compile: {targte: armv8-a}")
     assert "did you mean 'target'" in str(CliRunner().invoke(group, ["compile", "x.onnx"]).exception)

@@ -67,12 +67,25 @@ def test_pruning_in_float_has_epochs_and_a_rate_of_its_own(monkeypatch: pytest.M
         (["--prune-epochs", "2"], "--prune-epochs belongs to --sparsity"),
         (["--pattern", "4x8"], "--pattern belongs to --sparsity"),
         (["--temperature", "2"], "--temperature belongs to --teacher"),
+        (["--epochs", "0", "--teacher", "resnet20", "t.pt"], "--teacher would be ignored: nothing is trained without"),
+        (["--epochs", "0", "--batch-size", "32"], "--batch-size would be ignored"),
+        (["--epochs", "0", "--sparsity", "0.5", "--schedule", "cubic"], "--schedule would be ignored"),
+        (["--epochs", "0", "--sparsity", "0.5", "--prune-epochs", "2", "--learning-rate", "1"],
+         "--learning-rate would be ignored: nothing is trained without --epochs"),
         (["--sparsity", "many"], "'many' is not a valid float"),
     ],
 )
 def test_wrong_usage_exits_with_2(monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:
     code, output, _, seen = quantize(monkeypatch, *options)
     assert code == 2 and message in output and not seen
+
+
+def test_a_teacher_serves_pruning_alone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--epochs", "0", "--sparsity", "0.5", "--prune-epochs", "2", "--teacher", "resnet20", "t.pt",
+               "--temperature", "2", "--schedule", "cubic", "--threads", "1")  # fmt: skip
+    code, output, _, seen = quantize(monkeypatch, *options)
+    assert code == 0, output
+    assert seen["teacher"] == ("resnet20", Path("t.pt")) and seen["distill_config"].temperature == 2
 
 
 def test_impossible_sparsity_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

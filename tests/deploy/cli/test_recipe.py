@@ -118,6 +118,12 @@ def test_what_is_missing_is_named(own, tmp_path):
         run_recipe(read_recipe(str(own)), tmp_path / "out", teacher_checkpoint=tmp_path / "some.pt")
     with pytest.raises(SparrowError, match=r"cannot read .*none\.pt"):
         run_recipe(read_recipe(str(own)), tmp_path / "out", checkpoint=tmp_path / "none.pt")
+    own.write_text(f"{SMALL}target: cortex-a67\n")
+    with pytest.raises(SparrowError, match="unknown target 'cortex-a67'"):
+        run_recipe(read_recipe(str(own)), tmp_path / "out")
+    own.write_text(f"{SMALL}soc: kirin-790\n")
+    with pytest.raises(SparrowError, match="no data for the SoC 'kirin-790'"):
+        run_recipe(read_recipe(str(own)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

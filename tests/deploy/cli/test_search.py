@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from click import BadParameter
+from click.testing import CliRunner
 
 from sparrow.benchmarks.searching import LayerCosts
 from sparrow.deploy.cli import search_job
-from sparrow.deploy.cli.search import _parse_budget, _parse_choices
+from sparrow.deploy.cli.search import _parse_budget, _parse_choices, command
 from sparrow.deploy.cli.search_job import Budget, SearchFiles, SearchOptions, run_search
 from sparrow.kernels.errors import SparrowError
 from sparrow.models import build_model
 from sparrow.quantize.data import load_data
 from sparrow.quantize.search import Setting
+from sparrow.quantize.search.settings import BITS
 
 torch.set_num_threads(1)
 
@@ -50,10 +52,17 @@ def test_unknown_soc():
     assert "kirin-970" in caught.value.expected
 
 
-@pytest.mark.parametrize("text", ["", "4,4", "5", "four"])
+@pytest.mark.parametrize("text", ["", "4,4", "5", "3", "four"])
 def test_bits_that_are_none(text):
-    with pytest.raises(BadParameter, match="different numbers of 8, 4, 3, 2"):
-        _parse_choices(text, "--bits", (8, 4, 3, 2))
+    with pytest.raises(BadParameter, match="different numbers of 8, 4, 2"):
+        _parse_choices(text, "--bits", BITS)
+
+
+@pytest.mark.parametrize("option", [["--teacher", "resnet20", "t.pt"], ["--learning-rate", "0.1"]])
+def test_options_of_a_training_that_is_none(option):
+    arguments = ["--model", "digits", "--checkpoint", "x.pt", "--data", "digits", "--budget", "bytes=12kB", "-o", "x"]
+    result = CliRunner().invoke(command, [*arguments, "--epochs", "0", *option])
+    assert result.exit_code == 2 and f"{option[0]} would be ignored" in result.output
 
 
 @pytest.fixture

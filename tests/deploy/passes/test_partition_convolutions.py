@@ -132,6 +132,16 @@ def test_a_few_small_weights_among_others_do_no_harm(partition):
     assert partition(model, half=True).layers[0].weights.format is WeightFormat.F16
 
 
+def test_integer_weights_behind_a_float_input_say_why_they_compute_in_float(partition):
+    net = NetworkBuilder()
+    a = net.convolution("input", net.int8_weight("w", (8, 8, 1, 1)), "a", kernel=1)
+    b = net.convolution(net.grid(a), net.int8_weight("v", (8, 8, 1, 1)), "b", kernel=1)
+    first, second = partition(net.model(b, (1, 8, 5, 5), (1, 8, 5, 5))).layers
+    assert first.weights.format is WeightFormat.F32 and first.input_grid is None
+    assert "float input, though the weights are int8: nothing puts it on a grid" in first.reason
+    assert second.input_grid is not None and second.reason.startswith("int8 in the network")
+
+
 def test_a_group_that_no_kernel_packs_is_written_densely(partition):
     net = NetworkBuilder()
     c = net.convolution("input", net.float_weight("w", (4, 3, 1, 1)), "y", kernel=1, group=2)

@@ -16,8 +16,7 @@ class MainActivity : Activity() {
     private lateinit var answer: TextView
 
     /** Made by the worker when it is first needed, and used by it alone. */
-    private val classifier by lazy { Classifier(THREADS) }
-    private var used = false
+    private val classifier = lazy { Classifier(THREADS) }
 
     override fun onCreate(state: Bundle?) {
         super.onCreate(state)
@@ -35,7 +34,7 @@ class MainActivity : Activity() {
     }
 
     override fun onDestroy() {
-        worker.execute { if (used) classifier.close() }
+        worker.execute { if (classifier.isInitialized()) classifier.value.close() }
         worker.shutdown()
         super.onDestroy()
     }
@@ -62,9 +61,9 @@ class MainActivity : Activity() {
     private fun classify(photo: Uri): String {
         val bitmap = contentResolver.openInputStream(photo).use { BitmapFactory.decodeStream(it) }
             ?: return "this is no photo"
-        used = true
+        val network = classifier.value
         val begin = System.nanoTime()
-        val scores = classifier.classify(bitmap)
+        val scores = network.classify(bitmap)
         val milliseconds = (System.nanoTime() - begin) / 1e6
         val best = scores.take(TOP).joinToString("\n") { "class ${it.index}: ${it.score}" }
         return "$best\n\n${"%.1f".format(milliseconds)} ms, the photo's scaling included"
