@@ -8,7 +8,7 @@ measure.py      time a bundle on a device, with a verdict
 inference.py    run a bundle on inputs of any kind, here or on a device
 searching.py    what each layer of a bundle costs, for the search for mixed precision
 tensors.py      what sparrow_run reads and writes, as arrays
-results.py      what these give, as dataclasses and as JSON
+result_files.py what these give, as dataclasses and as JSON; results/ holds those that the README quotes
 reports/        HTML pages about results, and the demo's
 runners/        where programs run: QEMU, adb, ssh, this machine, an aarch64 userland
 predict/        cores, chips, pipeline models, caches, placing of threads

@@ -19,7 +19,7 @@ from sparrow.benchmarks.predict.blocks import LLVM_RELEASE, check_tools
 from sparrow.benchmarks.predict.calibration import Calibration, KnownError, summarize_errors
 from sparrow.benchmarks.predict.core import load_core
 from sparrow.benchmarks.predict.soc import Hierarchy, load_soc
-from sparrow.benchmarks.results import Environment, read_environment
+from sparrow.benchmarks.result_files import Environment, read_environment
 from sparrow.benchmarks.runners.qemu import find_qemu
 from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import make_folder

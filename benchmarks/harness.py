@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sparrow.benchmarks.predict.blocks import check_tools
 from sparrow.benchmarks.predict.predict import Core, Prediction, core_names, load_core, predict
-from sparrow.benchmarks.results import (
+from sparrow.benchmarks.result_files import (
     BEFORE_FIRST,
     BenchResult,
     Environment,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparrow.benchmarks.harness import FloatArray, compare, run_reference
-from sparrow.benchmarks.results import Environment, VerifyResult, read_environment
+from sparrow.benchmarks.result_files import Environment, VerifyResult, read_environment
 from sparrow.benchmarks.runners.device import Device, DeviceDescription, Readings
 from sparrow.benchmarks.tensors import first_output, one_input
 from sparrow.deploy.bundle import RUNNER, Bundle, load_bundle

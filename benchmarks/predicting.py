@@ -15,7 +15,7 @@ from sparrow.benchmarks.predict.octa_core import SocPrediction, predict_soc, soc
 from sparrow.benchmarks.predict.peak import peak_rates
 from sparrow.benchmarks.predict.predict import Prediction, predict
 from sparrow.benchmarks.predict.soc import Hierarchy, Soc, load_soc
-from sparrow.benchmarks.results import BEFORE_FIRST, Environment, read_environment
+from sparrow.benchmarks.result_files import BEFORE_FIRST, Environment, read_environment
 from sparrow.benchmarks.runners.qemu import InstructionCounts, cpu_model, find_qemu, run
 from sparrow.benchmarks.tensors import one_input
 from sparrow.deploy.bundle import Bundle, load_bundle

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sparrow.benchmarks.results import BenchResult, ThreadsResult
+from sparrow.benchmarks.result_files import BenchResult, ThreadsResult
 from sparrow.deploy.bundle import MODEL
 from sparrow.kernels.errors import SparrowError
 

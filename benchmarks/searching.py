@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparrow.benchmarks.predicting import predict_bundle
-from sparrow.benchmarks.results import Environment
+from sparrow.benchmarks.result_files import Environment
 from sparrow.deploy.bundle import load_bundle
 
 

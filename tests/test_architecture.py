@@ -53,6 +53,11 @@ def test_imports_point_one_way(path):
         assert module.split(".")[0] not in THIRD_PARTY[top], f"{relative} imports {module}"
 
 
+def test_no_folder_hides_a_module():
+    """Where both have one name, Python imports the module, and type checkers the folder."""
+    assert not [path for path in sources() if path.with_suffix("").is_dir()]
+
+
 def test_help_imports_neither_torch_nor_tvm():
     program = (
         "import sys\nfrom sparrow.deploy.cli.main import group\n"

@@ -25,7 +25,7 @@ from sparrow.benchmarks.predict import work as predict_work
 from sparrow.benchmarks.predict.blocks import LLVM_RELEASE, check_tools
 from sparrow.benchmarks.predict.predict import Core, load_core, price
 from sparrow.benchmarks.predict.work import Work
-from sparrow.benchmarks.results import Environment, read_environment
+from sparrow.benchmarks.result_files import Environment, read_environment
 from sparrow.benchmarks.runners.arm_userland import arm_userland, cpu_features
 from sparrow.benchmarks.runners.qemu import PLUGIN_SOURCE, RunResult, cpu_model, find_qemu, run
 from sparrow.deploy.bundle import Bundle, load_bundle

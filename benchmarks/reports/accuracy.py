@@ -6,7 +6,7 @@ from sparrow.benchmarks.reports.charts import Point, Series, linear_axis, xy_cha
 from sparrow.benchmarks.reports.documents import Document, same_network, threads_text
 from sparrow.benchmarks.reports.latency import LATENCY, Curve, by_place, how_got, looks, with_errors
 from sparrow.benchmarks.reports.page import Html, byte_size, element, figure, numbers, section
-from sparrow.benchmarks.results import BenchResult, VerifyResult
+from sparrow.benchmarks.result_files import BenchResult, VerifyResult
 
 _ACCURACY = "top-1 accuracy, %"
 

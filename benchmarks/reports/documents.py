@@ -11,7 +11,7 @@ from sparrow.benchmarks.measure import Measurement
 from sparrow.benchmarks.peers.compare import PeersResult
 from sparrow.benchmarks.predicting import PredictionResult
 from sparrow.benchmarks.reports.page import Html, byte_size, element, figure, join, millions, percent
-from sparrow.benchmarks.results import BenchResult, ProgramResult, VerifyResult, read_result
+from sparrow.benchmarks.result_files import BenchResult, ProgramResult, VerifyResult, read_result
 from sparrow.benchmarks.runners.device import DeviceDescription
 from sparrow.benchmarks.searching import SearchResult
 from sparrow.kernels.errors import SparrowError

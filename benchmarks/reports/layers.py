@@ -8,7 +8,7 @@ from sparrow.benchmarks.predicting import PredictionResult
 from sparrow.benchmarks.reports.charts import StackedBar, merged, stacked_bars
 from sparrow.benchmarks.reports.documents import Document, device_name, error_notes, threads_text
 from sparrow.benchmarks.reports.page import Html, element, numbers, section
-from sparrow.benchmarks.results import BenchResult
+from sparrow.benchmarks.result_files import BenchResult
 
 # Two networks are variants of one another, and drawn in one chart, if they share this much of their layers' names.
 _SAME_NETWORK = 0.5

@@ -15,7 +15,7 @@ from sparrow.benchmarks.predict.core import Core, load_core
 from sparrow.benchmarks.predict.peak import multiply_rates
 from sparrow.benchmarks.predict.predict import price
 from sparrow.benchmarks.predict.work import program_work
-from sparrow.benchmarks.results import Environment, read_environment
+from sparrow.benchmarks.result_files import Environment, read_environment
 from sparrow.benchmarks.runners.qemu import cpu_model, run
 from sparrow.deploy.compiler import INCLUDE_FLAGS, runtime_objects
 from sparrow.deploy.toolchain import Toolchain, find_toolchain

@@ -155,7 +155,7 @@ def _count_bundle(
 ) -> None:
     from sparrow.benchmarks.harness import bench
     from sparrow.benchmarks.regression import compare_results
-    from sparrow.benchmarks.results import BenchResult, read_result, write_result
+    from sparrow.benchmarks.result_files import BenchResult, read_result, write_result
     from sparrow.deploy.bundle import load_bundle
 
     baseline = read_result(options["baseline"]) if options["baseline"] else None
@@ -192,7 +192,7 @@ def _measure(
     context: click.Context, bundle: Path, options: dict[str, Any], output: Path | None, as_json: bool
 ) -> None:
     from sparrow.benchmarks.measure import Measurement, measure_all
-    from sparrow.benchmarks.results import write_result
+    from sparrow.benchmarks.result_files import write_result
     from sparrow.benchmarks.runners.adb import open_all_adb
     from sparrow.benchmarks.runners.device import Device
 
@@ -240,7 +240,7 @@ def _measure(
 
 def _tell(result: Any, output: Path | None, as_json: bool, show: Callable[[Any], None]) -> None:
     """Write a result to a file, if one is wanted, and print it."""
-    from sparrow.benchmarks.results import write_result
+    from sparrow.benchmarks.result_files import write_result
 
     if output is not None:
         write_result(result, output)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sparrow.benchmarks.measure import Measurement
     from sparrow.benchmarks.peers.compare import PeersResult
     from sparrow.benchmarks.regression import Comparison
-    from sparrow.benchmarks.results import BenchResult, ProgramResult
+    from sparrow.benchmarks.result_files import BenchResult, ProgramResult
     from sparrow.benchmarks.suites.kernels import KernelsResult
 
 # Operators that are listed, those that retire most.

@@ -47,7 +47,7 @@ def command(
     """
     from sparrow.benchmarks.calibrating import RECORDS, calibrate, summary_table
     from sparrow.benchmarks.predict.calibration import save_calibration
-    from sparrow.benchmarks.results import write_result
+    from sparrow.benchmarks.result_files import write_result
 
     with phases("calibrate") as on_progress:
         result = calibrate(published, networks=networks, records=counts or RECORDS, timeout=timeout,

@@ -14,7 +14,7 @@ from torch import nn
 
 from sparrow.benchmarks.harness import bench, compare, run_bundle, run_reference
 from sparrow.benchmarks.reports.demo import Count, DemoSummary, Example, Layer, Stage
-from sparrow.benchmarks.results import VerifyResult, read_environment
+from sparrow.benchmarks.result_files import VerifyResult, read_environment
 from sparrow.benchmarks.runners.qemu import build_plugin, find_qemu
 from sparrow.deploy.bundle import Bundle
 from sparrow.deploy.compiler import compile_model, runtime_objects

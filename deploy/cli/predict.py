@@ -59,7 +59,7 @@ def command(
     from sparrow.benchmarks.peers.placed import predict_runtime
     from sparrow.benchmarks.predict.soc import load_soc
     from sparrow.benchmarks.predicting import predict_bundle
-    from sparrow.benchmarks.results import write_result
+    from sparrow.benchmarks.result_files import write_result
 
     if not socs:
         raise click.UsageError("--soc is empty, expected names of chips such as snapdragon-888")

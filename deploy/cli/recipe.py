@@ -90,7 +90,7 @@ def run(
           --teacher-checkpoint resnet56.th -o r20/
       torchrun --nproc-per-node 2 --no-python sparrow recipe run mine.yaml -o mine/
     """
-    from sparrow.benchmarks.results import read_result
+    from sparrow.benchmarks.result_files import read_result
     from sparrow.deploy.cli.recipe_job import run_recipe
     from sparrow.quantize.processes import is_main_process
     from sparrow.quantize.recipe_file import read_recipe

@@ -161,7 +161,7 @@ def _train(recipe: Recipe, data: ImageData, files: RecipeFiles, log_dir: Path | 
 def _deploy(recipe: Recipe, data: ImageData, files: RecipeFiles, jobs: int, on_stage: Tell) -> None:
     from sparrow.benchmarks.harness import bench, verify
     from sparrow.benchmarks.reports.results import write_results_report
-    from sparrow.benchmarks.results import write_result
+    from sparrow.benchmarks.result_files import write_result
     from sparrow.deploy.compiler import compile_model
     from sparrow.quantize.recipes import export_checkpoint
 
@@ -188,7 +188,7 @@ def _deploy(recipe: Recipe, data: ImageData, files: RecipeFiles, jobs: int, on_s
 
 def _predict(recipe: Recipe, files: RecipeFiles, on_stage: Tell) -> None:
     from sparrow.benchmarks.predicting import check_can_predict, predict_bundle
-    from sparrow.benchmarks.results import write_result
+    from sparrow.benchmarks.result_files import write_result
 
     try:
         check_can_predict()

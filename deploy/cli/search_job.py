@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparrow.benchmarks.harness import verify
-from sparrow.benchmarks.results import read_environment, read_result, write_result
+from sparrow.benchmarks.result_files import read_environment, read_result, write_result
 from sparrow.benchmarks.searching import LayerChoice, LayerCosts, SearchPoint, SearchResult, layer_costs
 from sparrow.deploy.bundle import is_bundle
 from sparrow.deploy.cli.job_folder import JobFiles, fingerprint, open_job

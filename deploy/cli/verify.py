@@ -70,7 +70,7 @@ def command(
       sparrow verify r20/ --runner qemu-system --threads 4 --affinity big
     """
     from sparrow.benchmarks.harness import verify
-    from sparrow.benchmarks.results import write_result
+    from sparrow.benchmarks.result_files import write_result
     from sparrow.deploy.bundle import load_bundle
     from sparrow.deploy.cli.verification_inputs import own_inputs, verification_inputs
 
@@ -93,7 +93,7 @@ def command(
     cpu = cpu or opened.manifest["target"]
     if runner == "qemu-system":
         from sparrow.benchmarks.measure import verify_on_device
-        from sparrow.benchmarks.results import read_environment
+        from sparrow.benchmarks.result_files import read_environment
         from sparrow.benchmarks.runners.qemu_system import QemuSystemMachine
 
         environment = read_environment(cpu)

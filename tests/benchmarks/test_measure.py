@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparrow.benchmarks import results
+from sparrow.benchmarks import result_files
 from sparrow.benchmarks.harness import compare
 from sparrow.benchmarks.measure import Measurement, find_faults, measure, measure_all, summarize
-from sparrow.benchmarks.results import VerifyResult, read_environment, read_result, write_result
+from sparrow.benchmarks.result_files import VerifyResult, read_environment, read_result, write_result
 from sparrow.benchmarks.runners.device import CoreReading, DeviceCore, DeviceDescription, Readings
 from sparrow.benchmarks.runners.local import LocalDevice
 from sparrow.deploy.bundle import RUNNER, load_bundle
@@ -188,7 +188,7 @@ def test_a_measurement_has_all_that_was_asked_for_and_survives_its_file(bundle, 
     assert result.outputs.images == 4 and result.outputs.ok and result.outputs.exactly_equal == 1
     assert result.environment.qemu_version == "" and result.device.name == "S1"
     assert "measuring" in steps
-    monkeypatch.setitem(results.RESULTS, "sparrow-measurement", "sparrow.benchmarks.measure:Measurement")
+    monkeypatch.setitem(result_files.RESULTS, "sparrow-measurement", "sparrow.benchmarks.measure:Measurement")
     write_result(result, tmp_path / "result.json")
     assert read_result(tmp_path / "result.json") == result
 

@@ -6,7 +6,7 @@ import pytest
 
 from sparrow.benchmarks.predict.predict import Prediction, load_core
 from sparrow.benchmarks.regression import Change, compare_results
-from sparrow.benchmarks.results import BenchResult, Environment, OperatorResult, ThreadsResult
+from sparrow.benchmarks.result_files import BenchResult, Environment, OperatorResult, ThreadsResult
 from sparrow.kernels.errors import SparrowError
 
 ENVIRONMENT = Environment("1.0", "abc", "7.2", "cortex-a53", "cortex-a53")

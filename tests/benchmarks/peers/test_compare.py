@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparrow.benchmarks.peers import compare
 from sparrow.benchmarks.peers.compare import IN_ORDER, OUT_OF_ORDER, PeersResult, compare_peers
 from sparrow.benchmarks.predict.work import Work
-from sparrow.benchmarks.results import write_result
+from sparrow.benchmarks.result_files import write_result
 from sparrow.benchmarks.runners.arm_userland import Userland, arm_userland
 from sparrow.benchmarks.runners.qemu import InstructionCounts, RunResult, find_qemu
 from sparrow.kernels.errors import SparrowError

@@ -12,7 +12,7 @@ from sparrow.benchmarks.predict.octa_core import OperatorTime, SocPrediction
 from sparrow.benchmarks.predict.predict import Prediction
 from sparrow.benchmarks.predict.soc import load_soc
 from sparrow.benchmarks.predicting import PredictionResult
-from sparrow.benchmarks.results import BenchResult, Environment, OperatorResult, ThreadsResult, VerifyResult
+from sparrow.benchmarks.result_files import BenchResult, Environment, OperatorResult, ThreadsResult, VerifyResult
 from sparrow.benchmarks.runners.device import CoreReading, DeviceCore, DeviceDescription, Readings
 
 ENVIRONMENT = Environment("0.1.0", "0123456789ab", "7.2.22", "cortex-a76", "cortex-a76")

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from sparrow.benchmarks.reports.documents import read_documents
 from sparrow.benchmarks.reports.results import render_results, write_results_report
-from sparrow.benchmarks.results import ProgramResult, write_result
+from sparrow.benchmarks.result_files import ProgramResult, write_result
 from sparrow.deploy.cli.report import command
 from sparrow.kernels.errors import SparrowError
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparrow.benchmarks.reports.results import write_results_report
-from sparrow.benchmarks.results import Environment, read_result, write_result
+from sparrow.benchmarks.result_files import Environment, read_result, write_result
 from sparrow.benchmarks.searching import LayerChoice, SearchPoint, SearchResult
 
 ENVIRONMENT = Environment("0.1.0", "0123456789ab", "7.2.22", "cortex-a76", "cortex-a76")

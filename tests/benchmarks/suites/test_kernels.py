@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparrow.benchmarks.predict.blocks import DISASSEMBLER, MCA
-from sparrow.benchmarks.results import read_result, write_result
+from sparrow.benchmarks.result_files import read_result, write_result
 from sparrow.benchmarks.runners.qemu import CPU_MODELS, find_qemu
 from sparrow.benchmarks.suites import kernels
 from sparrow.benchmarks.suites.kernels import Call, bench_kernels, typical_calls, work_of

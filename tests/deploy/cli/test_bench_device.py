@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from sparrow.benchmarks import measure
 from sparrow.benchmarks.measure import Measurement, Milliseconds, StepMilliseconds
-from sparrow.benchmarks.results import Environment, VerifyResult, read_result
+from sparrow.benchmarks.result_files import Environment, VerifyResult, read_result
 from sparrow.benchmarks.runners import adb
 from sparrow.benchmarks.runners.device import DeviceCore, DeviceDescription, Readings
 from sparrow.deploy.cli.bench import command

@@ -14,7 +14,7 @@ from sparrow.benchmarks.peers.placed import PlacedRuntime
 from sparrow.benchmarks.predict.octa_core import OperatorTime, SocPrediction
 from sparrow.benchmarks.predict.soc import load_soc
 from sparrow.benchmarks.predicting import PredictionResult
-from sparrow.benchmarks.results import Environment, read_result
+from sparrow.benchmarks.result_files import Environment, read_result
 from sparrow.deploy.cli.predict import command
 
 

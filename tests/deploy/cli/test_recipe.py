@@ -9,7 +9,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from sparrow.benchmarks.results import read_result
+from sparrow.benchmarks.result_files import read_result
 from sparrow.deploy.cli import recipe_job
 from sparrow.deploy.cli.recipe import command
 from sparrow.deploy.cli.recipe_job import RecipeFiles, run_recipe

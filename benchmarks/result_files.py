@@ -24,9 +24,9 @@ BEFORE_FIRST = "before the first operator"
 
 # Schema -> module and class.
 RESULTS = {
-    "sparrow-verification": "sparrow.benchmarks.results:VerifyResult",
-    "sparrow-benchmark": "sparrow.benchmarks.results:BenchResult",
-    "sparrow-program": "sparrow.benchmarks.results:ProgramResult",
+    "sparrow-verification": "sparrow.benchmarks.result_files:VerifyResult",
+    "sparrow-benchmark": "sparrow.benchmarks.result_files:BenchResult",
+    "sparrow-program": "sparrow.benchmarks.result_files:ProgramResult",
     "sparrow-prediction": "sparrow.benchmarks.predicting:PredictionResult",
     "sparrow-measurement": "sparrow.benchmarks.measure:Measurement",
     "sparrow-kernels": "sparrow.benchmarks.suites.kernels:KernelsResult",

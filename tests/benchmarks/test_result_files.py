@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sparrow.benchmarks.predict.predict import Prediction, load_core
-from sparrow.benchmarks.results import (
+from sparrow.benchmarks.result_files import (
     RESULTS,
     BenchResult,
     Environment,
