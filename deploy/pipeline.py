@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from sparrow.deploy.codegen_c import tvm_symbol
@@ -21,6 +22,9 @@ from sparrow.kernels.errors import SparrowError
 from sparrow.kernels.files import make_folder
 
 transform = relax.transform
+
+# Ctrl-C inside of a pass in Python would come out of TVM as an error without a text.
+tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
 @dataclass

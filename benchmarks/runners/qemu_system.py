@@ -56,6 +56,8 @@ answer() {{
 }}
 receive() {{ : >$1; [ $2 = 0 ] || dd of=$1 bs=$2 count=1 iflag=fullblock <&3 2>/dev/null; }}
 mkdir /tmp/requests; cd /tmp/requests
+# The port comes after its driver, and can be opened a moment after its node is there. To try would lose what was sent.
+until [ -c /dev/vport0p1 ]; do usleep 20000; done; usleep 200000
 exec 3<>/dev/vport0p1
 while :; do
   if read -r token script input <&3; then

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sparrow.benchmarks import harness, results
+from sparrow.benchmarks import harness, result_files
 from sparrow.benchmarks.predict import blocks
 from sparrow.benchmarks.predict.blocks import MCA
 from sparrow.benchmarks.predict.core import load_core
@@ -169,7 +169,7 @@ def test_float_network_fails_by_its_relative_error(make_bundle: MakeBundle) -> N
 def test_float_bound_is_relative_to_the_largest_output(make_bundle: MakeBundle) -> None:
     bundle = load_bundle(make_bundle(activations="float32"))
     reference = np.array([[0.0, 100.0]], np.float32)
-    environment = results.Environment("", "", "", "", "")
+    environment = result_files.Environment("", "", "", "", "")
     for difference, ok in ((0.09, True), (0.11, False)):
         moved = reference + np.float32([difference, 0])
         assert harness.compare(bundle, reference, moved, None, environment).ok is ok
@@ -179,7 +179,7 @@ def test_bound_of_half_precision_grows_with_the_root_of_its_layers(make_bundle: 
     bundle = load_bundle(make_bundle(activations="float16"))
     bundle.manifest["layers"] *= 4
     reference = np.array([[0.0, 100.0]], np.float32)
-    environment = results.Environment("", "", "", "", "")
+    environment = result_files.Environment("", "", "", "", "")
     bound = 100 * harness.HALF_LAYER_ERROR * 2
     for difference, ok in ((0.9 * bound, True), (1.1 * bound, False)):
         moved = reference + np.float32([difference, 0])
@@ -224,7 +224,7 @@ def test_labels_must_match_the_images(make_bundle: MakeBundle) -> None:
     outputs = np.zeros((2, 3), np.float32)
     with pytest.raises(SparrowError, match="1 labels for 2 images"):
         harness.compare(
-            load_bundle(make_bundle()), outputs, outputs, np.zeros(1, np.int64), results.Environment(*"12345")
+            load_bundle(make_bundle()), outputs, outputs, np.zeros(1, np.int64), result_files.Environment(*"12345")
         )
 
 
@@ -253,7 +253,7 @@ def test_bench_counts_each_number_of_threads(make_bundle: MakeBundle) -> None:
     for threads in result.inferences:
         before, layer, addition = threads.operators
         assert [(part.name, part.kernel) for part in threads.operators] == [
-            (results.BEFORE_FIRST, ""), ("layer", "spw_double"), ("add", "")
+            (result_files.BEFORE_FIRST, ""), ("layer", "spw_double"), ("add", "")
         ]  # fmt: skip
         assert before.instructions == 1 and layer.instructions > 2000 and 4 <= addition.by_thread[0] <= 8
         assert sum(part.instructions for part in threads.operators) == pytest.approx(threads.instructions)
@@ -314,14 +314,14 @@ def test_a_bundle_without_the_marks_of_its_steps_is_refused(make_bundle: MakeBun
 @pytest.mark.usefixtures("counting")
 def test_result_document_names_what_it_was_got_with_and_holds_no_time(make_bundle: MakeBundle, tmp_path: Path) -> None:
     result = harness.bench(make_bundle(), cpu="cortex-a55")
-    results.write_result(result, tmp_path / "bench.json")
+    result_files.write_result(result, tmp_path / "bench.json")
     document = json.loads((tmp_path / "bench.json").read_text())
     assert (document["schema"], document["schema_version"]) == ("sparrow-benchmark", 2)
     environment = document["environment"]
     assert (environment["cpu"], environment["cpu_model"]) == ("cortex-a55", "cortex-a76")
     assert environment["sparrow_version"] and environment["qemu_version"]
     assert not any(word in json.dumps(document) for word in ("seconds", "latency", "_ms"))
-    verification = results.VerifyResult("n", 1, 1, 1, 0, 0, 0, None, None, True, "", True, result.environment)
+    verification = result_files.VerifyResult("n", 1, 1, 1, 0, 0, 0, None, None, True, "", True, result.environment)
     assert asdict(verification)["schema"] == "sparrow-verification"
 
 
@@ -376,8 +376,8 @@ def test_two_inputs_are_refused(make_bundle: MakeBundle) -> None:
 def test_unwritable_result_is_explained(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(SparrowError, match="permission denied"):
-        results.write_result(
-            results.BenchResult("n", 1, (), {}, 0, 0, results.Environment(*"12345")), tmp_path / "result.json"
+        result_files.write_result(
+            result_files.BenchResult("n", 1, (), {}, 0, 0, result_files.Environment(*"12345")), tmp_path / "result.json"
         )
 
 

@@ -10,7 +10,7 @@ import cattrs
 import numpy as np
 import pytest
 
-from sparrow.benchmarks import predicting, results
+from sparrow.benchmarks import predicting, result_files
 from sparrow.benchmarks.predict import blocks
 from sparrow.benchmarks.predicting import PredictionResult, check_can_predict, predict_bundle, predict_cores
 from sparrow.benchmarks.runners import qemu
@@ -96,7 +96,7 @@ def test_a_result_comes_back_from_its_file(make_bundle: Callable[..., Path], tmp
     assert [core.name for core in result.cores] == ["cortex-a55", "cortex-a76"]
     assert result.predictions[1].error.startswith("error unknown for cores of several kinds")
     assert result.environment.cpu == "armv8.2-a+dotprod"
-    results.write_result(result, tmp_path / "prediction.json")
+    result_files.write_result(result, tmp_path / "prediction.json")
     document = json.loads((tmp_path / "prediction.json").read_text())
     assert (document["schema"], document["schema_version"]) == ("sparrow-prediction", 1)
     assert cattrs.structure(document, PredictionResult) == result

@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sparrow.benchmarks import harness, results
+from sparrow.benchmarks import harness, result_files
 from sparrow.benchmarks.predict.predict import Prediction, load_core
 from sparrow.benchmarks.suites import kernels
 from sparrow.deploy.cli.bench import command
 from sparrow.kernels.errors import SparrowError
 
 COUNTS = (
-    results.ThreadsResult(1, 3, 2e6, 2_000_000, 2_000_000, (2e6,),
-                          (results.OperatorResult("conv", "dotprod", 1.5e6, (1.5e6,)),
-                           results.OperatorResult("mean", "", 0.5e6, (0.5e6,))),
-                          results.MemoryResult(10, 5, 4e6, 2e6, 100, 10), 3_000_000),
+    result_files.ThreadsResult(1, 3, 2e6, 2_000_000, 2_000_000, (2e6,),
+                          (result_files.OperatorResult("conv", "dotprod", 1.5e6, (1.5e6,)),
+                           result_files.OperatorResult("mean", "", 0.5e6, (0.5e6,))),
+                          result_files.MemoryResult(10, 5, 4e6, 2e6, 100, 10), 3_000_000),
 )  # fmt: skip
 
 
-def fake_bench(bundle: Path, *, cores: list[str], **unused: Any) -> results.BenchResult:
+def fake_bench(bundle: Path, *, cores: list[str], **unused: Any) -> result_files.BenchResult:
     predictions = tuple(Prediction(load_core(name), 4e6, 2e6, 5e5, 100, 10, 0.996) for name in cores)
-    return results.BenchResult(
-        "net", 1, COUNTS, {"net.so": 1000 + len(bundle.name)}, 0, 0, results.Environment(*"12345"), predictions
+    return result_files.BenchResult(
+        "net", 1, COUNTS, {"net.so": 1000 + len(bundle.name)}, 0, 0, result_files.Environment(*"12345"), predictions
     )
 
 
@@ -79,7 +79,8 @@ def test_another_bundle_is_compared(bench: Any) -> None:
 
 
 def test_other_kind_of_result_is_no_baseline(bench: Any, tmp_path: Path) -> None:
-    results.write_result(results.ProgramResult("p", (1,), (), results.Environment(*"12345")), tmp_path / "other.json")
+    other = result_files.ProgramResult("p", (1,), (), result_files.Environment(*"12345"))
+    result_files.write_result(other, tmp_path / "other.json")
     error = bench("--baseline", str(tmp_path / "other.json")).exception
     assert "holds a sparrow-program" in str(error)
 
@@ -123,7 +124,7 @@ def test_kernels_are_printed_beside_their_limit(monkeypatch: pytest.MonkeyPatch)
     row = kernels.KernelRow("spw_conv__neon", "", "cortex-a53", "a shape", "MAC", 400, 200, 100, 2, 4, 5, "fmla")
     plain = replace(row, kernel="spw_unpack__neon", unit="value", limit=None, limited_by="")
     rows = (row, plain)
-    result = kernels.KernelsResult(rows, results.Environment(*"12345"), {"cortex-a53": "error unknown"})
+    result = kernels.KernelsResult(rows, result_files.Environment(*"12345"), {"cortex-a53": "error unknown"})
     monkeypatch.setattr(kernels, "bench_kernels", lambda cpus, on_progress: result)
     printed = CliRunner().invoke(command, ["--kernels"])
     assert printed.exit_code == 0, printed.output
@@ -135,9 +136,10 @@ def test_kernels_are_printed_beside_their_limit(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_arguments_after_the_dashes_reach_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(program: Path, arguments: tuple[str, ...], *, cpu: str) -> results.ProgramResult:
+    def fake(program: Path, arguments: tuple[str, ...], *, cpu: str) -> result_files.ProgramResult:
         assert (program, arguments, cpu) == (Path("prog"), ("--flag", "x"), "cortex-a53")
-        return results.ProgramResult("prog", (3_000_000, 1_000_000), (2_500_000,), results.Environment(*"12345"))
+        environment = result_files.Environment(*"12345")
+        return result_files.ProgramResult("prog", (3_000_000, 1_000_000), (2_500_000,), environment)
 
     monkeypatch.setattr(harness, "bench_program", fake)
     result = CliRunner().invoke(command, ["--cpu", "cortex-a53", "--exec", "prog", "--", "--flag", "x"])
